@@ -1,0 +1,172 @@
+"""`bench crash`: kill -9 under load, again and again, and see whether anything that was answered is ever missing.
+
+Runs its own engine in a data directory of its own, under a closed loop whose requests each carry an `Idempotency-Key`
+and are repeated over broken connections until they are answered. After each kill and recovery it checks: every id ever
+answered is stored; the rollup equals the table; and, because every request has its key, the table holds exactly one row
+per request, so nothing was stored twice either. `--target engine` kills the engine (its PostgreSQL follows as it
+will), `--target postgres` kills the postmaster and leaves the engine alone to get it back.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from . import report
+from .client import ProtocolError, fetch
+from .dashboard import Dashboard
+from .harness import Engine, EngineFailed, data_folder, free_port, running
+from .load import report_dashboard
+from .loops import Load
+from .recorder import Recorder
+from .verify import Verdict, verify_in_database
+
+RECOVERY_TIMEOUT_S = 120.0
+AFTER_S = 0.5
+"""How long the load goes on after the recovery, before the check."""
+
+POLL_S = 0.05
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `bench crash`."""
+    parser.description = (
+        "Kill -9 of an engine of its own, or of its PostgreSQL, under load; checks after each recovery."
+    )
+    parser.add_argument("--target", choices=("engine", "postgres"), default="engine", help="what is killed")
+    parser.add_argument("--kills", type=int, default=20, help="how often (default: 20)")
+    parser.add_argument("--users", type=int, default=64, help="connections (default: 64)")
+    parser.add_argument("--min-seconds", type=float, default=0.3, help="shortest load before a kill (default: 0.3)")
+    parser.add_argument("--max-seconds", type=float, default=3.0, help="longest load before a kill (default: 3)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random times (default: 0)")
+    parser.add_argument("--port", type=int, default=0, help="of the engine (default: any free one)")
+    parser.add_argument("--data-dir", type=Path, help="kept afterwards (default: a temporary one)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON (-: standard output)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Kill, recover, check; 0 when every check passed, 1 when not, 2 for wrong usage."""
+    if not (args.kills > 0 and args.users > 0 and 0 <= args.min_seconds <= args.max_seconds):
+        print("bench crash: --kills and --users must be positive, --min-seconds at most --max-seconds", file=sys.stderr)
+        return 2
+    with report.tables_apart(args.json), data_folder(args.data_dir, "crash") as folder:
+        engine = Engine(folder, args.port or free_port())
+        try:
+            with running(engine):
+                return uvloop.run(_crash(args, engine))
+        except EngineFailed as error:
+            report.note(f"bench crash: {error}")
+            return 1
+
+
+async def _crash(args: argparse.Namespace, engine: Engine) -> int:
+    await engine.wait_ready()
+    before = await verify_in_database(engine.dsn, b"")
+    if before.stored is None or not before.is_good:
+        report.note(f"bench crash: the database is not in order to begin with: {before.line()}")
+        return 1
+    chance = random.Random(args.seed)
+    recorder, dashboard, stop = Recorder(), Dashboard(engine.target), asyncio.Event()
+    rounds: list[dict[str, Any]] = []
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(dashboard.watch(stop), name="bench-dashboard")
+        try:
+            for number in range(1, args.kills + 1):
+                load_s = chance.uniform(args.min_seconds, args.max_seconds)
+                rounds.append(await _round(args, engine, recorder, before.stored, load_s))
+                print(_line(number, args.target, rounds[-1]), flush=True)
+        finally:
+            stop.set()
+    bad = sum(1 for each in rounds if not each["good"])
+    ready_s = [each["recovered_after_s"] for each in rounds]
+    print(f"dashboard: {report_dashboard(dashboard)}")
+    if complaints := recorder.complaints():
+        print(f"seen by the clients meanwhile: {complaints}")
+    for sample in recorder.samples:
+        print(f"  e.g. {sample}")
+    good = not bad and not recorder.wrong
+    print(
+        f"{'GOOD' if good else 'FAILED'}: {args.kills} kills of {args.target}, "
+        f"{recorder.answered:,} judgments answered, {bad} checks failed, {sum(recorder.wrong.values())} wrong answers; "
+        f"recovered after {report.median(ready_s):.1f} s (median), {max(ready_s):.1f} s (longest)"
+    )
+    report.write_json({"target": args.target, "answered": recorder.answered, "good": good, "rounds": rounds}, args.json)
+    return 0 if good else 1
+
+
+async def _round(
+    args: argparse.Namespace, engine: Engine, recorder: Recorder, base: int, load_s: float
+) -> dict[str, Any]:
+    answered_before = recorder.answered
+    load = Load(engine.target, recorder, args.users, keyed=True, grace_s=RECOVERY_TIMEOUT_S)
+    async with asyncio.TaskGroup() as tasks:
+        loading = tasks.create_task(load.run(RECOVERY_TIMEOUT_S * 2), name="bench-load")
+        try:
+            await asyncio.sleep(load_s)
+            outstanding, before_kill = load.outstanding, recorder.answered
+            recovered_s = await (_kill_engine(engine) if args.target == "engine" else _kill_postgres(engine))
+            await asyncio.sleep(AFTER_S)
+        finally:
+            load.stop()
+        await loading
+    verdict = await verify_in_database(engine.dsn, recorder.ids)
+    exact = not load.outstanding and verdict.stored == base + recorder.answered
+    return {
+        "load_s": load_s,
+        "answered": recorder.answered - answered_before,
+        "answered_after_kill": recorder.answered - before_kill,
+        "outstanding_at_kill": outstanding,
+        "unanswered": load.outstanding,
+        "recovered_after_s": recovered_s,
+        "exactly_once": exact,
+        "expected_rows": base + recorder.answered,
+        **_figures(verdict),
+        "verdict": verdict.line(),
+        "good": verdict.is_good and exact,
+    }
+
+
+def _figures(verdict: Verdict) -> dict[str, Any]:
+    names = ("checked", "missing", "doubled", "stored", "rolled_up", "waited_s", "failure")
+    return {name: getattr(verdict, name) for name in names}
+
+
+async def _kill_engine(engine: Engine) -> float:
+    began_s = time.perf_counter()
+    await asyncio.to_thread(engine.kill)
+    engine.start()
+    await engine.wait_ready(RECOVERY_TIMEOUT_S)
+    return time.perf_counter() - began_s
+
+
+async def _kill_postgres(engine: Engine) -> float:
+    """Kill the postmaster; wait until there is another one and the engine can commit again."""
+    began_s = time.perf_counter()
+    killed = engine.kill_postgres()
+    while time.perf_counter() - began_s < RECOVERY_TIMEOUT_S:
+        if not engine.is_running:
+            raise EngineFailed(f"the engine ended after its PostgreSQL was killed\n{engine.log_tail()}")
+        if engine.postmaster_pid() not in (None, killed):
+            with suppress(OSError, TimeoutError, ProtocolError):
+                if (await fetch(engine.target, "GET", "/ready", timeout_s=5.0)).status == 200:
+                    return time.perf_counter() - began_s
+        await asyncio.sleep(POLL_S)
+    raise EngineFailed(f"no PostgreSQL again after {RECOVERY_TIMEOUT_S:.0f} s\n{engine.log_tail()}")
+
+
+def _line(number: int, target: str, figures: dict[str, Any]) -> str:
+    text = (
+        f"kill {number:>2} of {target}: {figures['answered']:,} answered, {figures['outstanding_at_kill']} under way, "
+        f"back after {figures['recovered_after_s']:.2f} s; {figures['verdict']}"
+    )
+    if figures["unanswered"]:
+        text += f"; {figures['unanswered']} requests never got an answer"
+    elif not figures["exactly_once"]:
+        text += f"; NOT EXACTLY ONCE: {figures['stored']} rows for {figures['expected_rows']} requests"
+    return text

@@ -1,0 +1,127 @@
+"""Who reads the log: one process at a time, by a lock that PostgreSQL frees when that process dies.
+
+Every process tries to become the holder. The holder makes sure that the slot and the stored position belong together, streams,
+and starts over from the stored position after any failure. A slot that is missing, or lost, or has no position is made anew
+together with rollups computed from the table as of the very moment where the new slot starts.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+
+import asyncpg
+
+from judgify_engine.cdc.replication import Replication
+from judgify_engine.config import ChangeConfig
+from judgify_engine.errors import Corrupt, JudgifyError
+from judgify_engine.observe.metrics import Metrics
+from judgify_engine.pipeline.change_loop import ChangeLoop
+from judgify_engine.pipeline.ports import ChangeSink
+from judgify_engine.store.pool import AWAY, Database
+from judgify_engine.store.rollup_writer import RollupStore
+from judgify_engine.units import Position
+
+log = logging.getLogger(__name__)
+
+PUBLICATION = "judgify_cdc"
+LONGEST_PAUSE_S = 5.0
+
+
+class Holder:
+    """Tries to hold the slot, for as long as the process lives."""
+
+    def __init__(
+        self,
+        database: Database,
+        sinks: Sequence[ChangeSink],
+        config: ChangeConfig,
+        live_hours: int,
+        metrics: Metrics,
+        began: Callable[[], None],
+    ) -> None:
+        """`began` is called when this process starts to hear of changes; it may have missed some before."""
+        self._database, self._sinks, self._config, self._metrics = database, sinks, config, metrics
+        self._live_hours, self._began = live_hours, began
+        self.holding = False
+        """This process reads the log, and its followers are up to date or nearly so."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Hold, or wait to hold, until `stop`. A corrupt stream ends the process: nothing may be counted wrongly."""
+        stopped = asyncio.create_task(stop.wait(), name="holder-stop")
+        pause_s = self._config.takeover_interval_s
+        try:
+            while not stop.is_set():
+                session = asyncio.create_task(self._session(), name="holder-session")
+                await asyncio.wait((session, stopped), return_when=asyncio.FIRST_COMPLETED)
+                if not session.done():
+                    session.cancel()
+                held = self.holding
+                self._let_go()
+                try:
+                    await session
+                except asyncio.CancelledError:
+                    if not stop.is_set():
+                        raise
+                except Corrupt:
+                    raise
+                except (JudgifyError, asyncpg.PostgresError, *AWAY) as error:
+                    log.warning("reading the log stopped and starts again", extra={"reason": str(error)[:300]})
+                pause_s = self._config.takeover_interval_s if held else min(LONGEST_PAUSE_S, pause_s * 1.5)
+                if not self._database.available or held:
+                    pause_s = self._config.takeover_interval_s
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), min(pause_s, 1.0))
+        finally:
+            stopped.cancel()
+
+    def _let_go(self) -> None:
+        self.holding = False
+        self._metrics.slot_held = 0
+
+    async def _session(self) -> None:
+        """One try: returns at once when another process holds the slot, raises when the stream ends."""
+        stream = Replication(self._database.dsn)
+        try:
+            await stream.connect()
+            if not await stream.take_lock():
+                return
+            connection = await self._database.connect()
+            try:
+                store = RollupStore(connection, self._config.slot)
+                applied = await self._ensure_slot(stream, store, connection)
+                await stream.start(self._config.slot, PUBLICATION)
+                log.info("reading the log", extra={"slot": self._config.slot, "position": str(applied)})
+                self.holding = True
+                self._began()
+                self._metrics.slot_held = 1
+                await ChangeLoop(stream, store, self._sinks, applied, self._config, self._metrics).run()
+            finally:
+                connection.terminate()
+        finally:
+            stream.close()
+
+    async def _ensure_slot(
+        self, stream: Replication, store: RollupStore, connection: "asyncpg.Connection[asyncpg.Record]"
+    ) -> Position:
+        """The position to go on from; makes slot and rollups anew where they do not belong together."""
+        slot = self._config.slot
+        row = await connection.fetchrow(
+            "SELECT plugin, wal_status, active_pid, database = current_database() AS ours FROM pg_replication_slots"
+            " WHERE slot_name = $1",
+            slot,
+        )
+        position = await store.position()
+        if row is not None and row["ours"] and row["plugin"] == "pgoutput" and row["wal_status"] != "lost" and position:
+            return position
+        if row is not None and not row["ours"]:
+            raise JudgifyError(f"the replication slot {slot} belongs to another database of this server; set change.slot")
+        log.warning(
+            "making a new slot; the rollups are computed from the table",
+            extra={"slot": slot, "found": dict(row) if row else None, "position": str(position)},
+        )
+        await store.forget_position()
+        if row is not None:
+            await connection.execute("SELECT pg_drop_replication_slot($1)", slot)
+        consistent_lsn, snapshot = await stream.create_slot(slot)
+        return await store.rebuild(snapshot, consistent_lsn, self._live_hours)

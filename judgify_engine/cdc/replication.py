@@ -1,0 +1,137 @@
+"""Streaming replication on the event loop: libpq speaks the protocol, the loop watches its socket.
+
+Connecting and commands block for a moment and run in a thread; reading never blocks. The advisory lock that makes this
+process the only holder lives in the same session as the stream, so PostgreSQL frees both together when we die.
+"""
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+import psycopg2.extras
+
+from judgify_engine.errors import DatabaseUnavailable
+from judgify_engine.units import format_lsn, parse_lsn
+
+log = logging.getLogger(__name__)
+
+HOLDER_LOCK = 0x6A756467_00000003
+CONNECT_TIMEOUT_S = 5
+STATUS_INTERVAL_S = 10
+
+
+class Replication:
+    """One replication session: first it may take the holder's lock and make the slot, then it streams."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._connection: Any = None
+        self._cursor: Any = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._watched = -1
+        self.wal_end = 0
+
+    async def connect(self) -> None:
+        """Open the session. Raises DatabaseUnavailable."""
+
+        def connect() -> Any:
+            return psycopg2.connect(
+                self._dsn,
+                connection_factory=psycopg2.extras.LogicalReplicationConnection,
+                connect_timeout=CONNECT_TIMEOUT_S,
+                application_name="judgify-engine-cdc",
+                keepalives_idle=30,
+            )
+
+        try:
+            self._connection = await asyncio.to_thread(connect)
+        except psycopg2.Error as error:
+            raise DatabaseUnavailable(f"no replication connection: {str(error).strip()}") from error
+        self._cursor = self._connection.cursor()
+
+    async def take_lock(self) -> bool:
+        """Become the holder, if nobody else is."""
+        return bool((await self.command(f"SELECT pg_try_advisory_lock({HOLDER_LOCK})"))[0])
+
+    async def command(self, sql: str) -> Any:
+        """Run one command of the replication protocol, or SQL; return its first row. Raises DatabaseUnavailable."""
+
+        def run() -> Any:
+            self._cursor.execute(sql)
+            return self._cursor.fetchone() if self._cursor.description else None
+
+        try:
+            return await asyncio.to_thread(run)
+        except psycopg2.Error as error:
+            raise DatabaseUnavailable(f"replication command failed: {str(error).strip()}") from error
+
+    async def create_slot(self, slot: str) -> tuple[int, str]:
+        """Make the slot; return the LSN where it starts and a snapshot of exactly that moment.
+
+        The snapshot lasts until the next command of this session.
+        """
+        row = await self.command(f"CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'export')")
+        return parse_lsn(row[1]), str(row[2])
+
+    async def start(self, slot: str, publication: str) -> None:
+        """Begin to stream from what was last confirmed. Raises DatabaseUnavailable."""
+        options = f"proto_version '1', publication_names '{publication}', binary 'true'"
+
+        def start() -> None:
+            self._cursor.start_replication_expert(
+                f"START_REPLICATION SLOT {slot} LOGICAL 0/0 ({options})".encode(),
+                decode=False,
+                status_interval=STATUS_INTERVAL_S,
+            )
+
+        try:
+            await asyncio.to_thread(start)
+        except psycopg2.Error as error:
+            raise DatabaseUnavailable(f"cannot stream: {str(error).strip()}") from error
+        self._watched = self._connection.fileno()
+        asyncio.get_running_loop().add_reader(self._watched, self._wake)
+
+    def read(self) -> bytes | None:
+        """The next message, or None when there is none right now. Raises DatabaseUnavailable when the stream ended."""
+        try:
+            message = self._cursor.read_message()
+        except psycopg2.Error as error:
+            raise DatabaseUnavailable(f"the stream ended: {str(error).strip()}") from error
+        self.wal_end = max(self.wal_end, self._cursor.wal_end or 0)
+        return None if message is None else message.payload
+
+    async def readable(self, timeout_s: float) -> None:
+        """Wait until there may be a message, at most `timeout_s` seconds."""
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = loop.call_later(timeout_s, self._wake)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def confirm(self, lsn: int) -> None:
+        """Tell the server that all before `lsn` is safe. Raises DatabaseUnavailable when the stream ended."""
+        try:
+            self._cursor.send_feedback(write_lsn=lsn, flush_lsn=lsn, apply_lsn=lsn, force=True)
+        except psycopg2.Error as error:
+            raise DatabaseUnavailable(f"the stream ended at {format_lsn(lsn)}: {str(error).strip()}") from error
+
+    def close(self) -> None:
+        """End the session; PostgreSQL frees the lock and the slot."""
+        if self._watched >= 0:
+            with contextlib.suppress(RuntimeError):
+                asyncio.get_running_loop().remove_reader(self._watched)
+            self._watched = -1
+        if self._connection is not None:
+            with contextlib.suppress(psycopg2.Error):
+                self._connection.close()
+            self._connection = None

@@ -1,0 +1,76 @@
+"""Show how a running server is doing: ready or not, where its database is, and whether the rollups agree with the table."""
+
+import argparse
+import asyncio
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from judgify_engine.commands.options import add_settings, settings
+from judgify_engine.config import Config
+from judgify_engine.store.embedded import dsn_of
+from judgify_engine.store.pool import AWAY
+
+TIMEOUT_S = 5.0
+_FACTS = """
+SELECT (SELECT count(*) FROM judgment_executions) AS stored,
+       (SELECT coalesce(sum(total_executions), 0)::bigint FROM judgment_metrics_hourly) AS rolled_up,
+       (SELECT commit_lsn::text FROM cdc_positions WHERE slot_name = $1) AS position,
+       (SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint FROM pg_replication_slots WHERE slot_name = $1) AS lag
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser)
+    parser.add_argument("--url", help="the server's address (http://127.0.0.1:8000)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the state; 0 when the server is ready and the figures agree."""
+    config = settings(args)
+    url = args.url or f"http://{config.http.host}:{config.http.port}"
+    ready = _ready(url)
+    print(f"server    {url}  {'ready' if ready.get('ready') else 'not ready'}")
+    for name, state in ready.get("checks", {}).items():
+        print(f"          {name}: {state}")
+    if "log_reader" in ready:
+        print(f"          log reader: {ready['log_reader']}")
+    return max(0 if ready.get("ready") else 1, asyncio.run(_database(config)))
+
+
+def _ready(url: str) -> dict[str, Any]:
+    try:
+        with urllib.request.urlopen(f"{url}/ready", timeout=TIMEOUT_S) as response:
+            return dict(json.load(response))
+    except urllib.error.HTTPError as error:
+        try:
+            return dict(json.load(error))
+        except ValueError:
+            return {"checks": {"http": f"answered {error.code}"}}
+    except (OSError, ValueError) as error:
+        return {"checks": {"http": f"no answer: {error}"}}
+
+
+async def _database(config: Config) -> int:
+    embedded = config.embedded
+    dsn = dsn_of(Path(config.data_dir)) if embedded else config.database.url
+    print(f"database  {dsn if embedded else 'JUDGIFY_DATABASE_URL'}")
+    try:
+        connection = await asyncpg.connect(dsn, timeout=TIMEOUT_S)
+    except (*AWAY, asyncpg.PostgresError) as error:
+        print(f"          no answer: {error or type(error).__name__}")
+        return 1
+    try:
+        row = await connection.fetchrow(_FACTS, config.change.slot, timeout=60)
+    except asyncpg.UndefinedTableError:
+        print("          has no tables yet; run `judgify-engine migrate`")
+        return 1
+    finally:
+        await connection.close()
+    print(f"judgments {row['stored']} stored, {row['rolled_up']} rolled up")
+    print(f"log       rolled up to {row['position'] or 'nothing'}, {row['lag'] if row['lag'] is not None else '?'} bytes to go")
+    return 0 if row["stored"] == row["rolled_up"] else 1

@@ -1,0 +1,243 @@
+"""Settings: read once, checked at once, frozen.
+
+A profile file (TOML, see `profiles/`) is overridden by the environment, which is overridden by flags. This module is the
+only reader of the environment. Every key of a section can be given as `JUDGIFY_<SECTION>_<KEY>`; a few have short names
+(`SHORT`). A wrong value names its key, its bounds and what it got; a misspelt key is refused.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from judgify_engine import resources
+from judgify_engine.errors import SettingsError
+from judgify_engine.units import KIB, MIB
+
+Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Bytes = Annotated[int, Meta(ge=1 * KIB, le=64 * 1024 * MIB)]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all sections: immutable, and a key that it does not know is an error."""
+
+
+class HttpConfig(Section):
+    """The HTTP edge."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8000
+    """0: any free port (the printed address tells which)."""
+    backlog: Count = 4096
+    """Connections that wait to be accepted; 128 (aiohttp's default) makes 1000 clients at once time out."""
+    max_body_bytes: Bytes = 256 * KIB
+    """Largest request body; a larger one is a 413."""
+    max_requests: Count = 20_000
+    """Requests under way at once; one more is a 503."""
+    max_request_bytes: Bytes = 256 * MIB
+    """Bytes of the bodies under way at once; more is a 503."""
+    request_timeout_s: Seconds = 30.0
+    """Longest time a judgment waits for its commit before its sender is told 503."""
+    drain_timeout_s: Seconds = 25.0
+    """Longest time that a stop waits for what was accepted."""
+
+
+class DatabaseConfig(Section):
+    """Where PostgreSQL is."""
+
+    url: str = ""
+    """Empty: the embedded server, its files under the data directory."""
+    connect_timeout_s: Seconds = 5.0
+    command_timeout_s: Seconds = 15.0
+    query_connections: Count = 6
+    """Connections for look-ups, lists and administration (commits have their own)."""
+
+
+class QueueConfig(Section):
+    """Judgments that wait for a commit, per partition."""
+
+    partitions: Annotated[int, Meta(ge=1, le=64)] = 8
+    max_rows: Count = 20_000
+    max_bytes: Bytes = 64 * MIB
+
+
+class BatchConfig(Section):
+    """How judgments gather into one COPY."""
+
+    min_rows: Annotated[int, Meta(ge=1, le=10_000)] = 10
+    max_rows: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    max_bytes: Bytes = 4 * MIB
+    target_latency_s: Seconds = 0.100
+    """The size of batches is steered towards commits that take this long."""
+    max_wait_s: Annotated[float, Meta(ge=0, le=1)] = 0.002
+    """Longest time that a batch waits for company while others are on their way; alone, it never waits."""
+    commits_in_flight: Annotated[int, Meta(ge=1, le=16)] = 2
+    """Commits of one partition at once."""
+
+
+class ChangeConfig(Section):
+    """Reading the write-ahead log and rolling it up."""
+
+    slot: Annotated[str, Meta(pattern="^[a-z0-9_]{1,63}$")] = "judgify_cdc"
+    flush_interval_s: Seconds = 0.050
+    """Longest time that a change waits to be rolled up together with others."""
+    max_rows: Count = 20_000
+    """Changes in one rollup transaction, at most."""
+    takeover_interval_s: Seconds = 0.5
+    """How often a process that does not hold the slot tries to take it."""
+
+
+class LiveConfig(Section):
+    """Dashboards."""
+
+    max_sockets: Count = 10_000
+    push_interval_s: Annotated[float, Meta(ge=0.02, le=10)] = 0.100
+    refresh_interval_s: Seconds = 30.0
+    session_ttl_s: Annotated[float, Meta(ge=60, le=31_536_000)] = 604_800.0
+    """How long the page stays signed in."""
+
+
+class KeepConfig(Section):
+    """How long things are kept."""
+
+    idempotency_days: Annotated[int, Meta(ge=1, le=3650)] = 7
+    """How long an `Idempotency-Key` is remembered."""
+    live_hours: Annotated[int, Meta(ge=6, le=8760)] = 24
+    """How long the fine buckets (5 s) behind the live charts are kept; hourly ones are kept for ever."""
+
+
+class LogConfig(Section):
+    """What the process says about itself, on stderr."""
+
+    format: Literal["console", "json"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class SeedConfig(Section):
+    """What a profile for trying things brings along. Empty in every other profile."""
+
+    token: str = ""
+    tenant: str = "demo"
+    workflows: Annotated[int, Meta(ge=0, le=1000)] = 0
+    page_code: bool = False
+    """Print an address with a one-time code that opens the page without a login form."""
+
+
+class Config(Section):
+    """All settings of one process."""
+
+    profile: str = "standard"
+    data_dir: str = "judgify-data"
+    workers: Annotated[int, Meta(ge=1, le=1)] = 1
+    """Processes to start; more than one comes with Redis, in a later version."""
+    http: HttpConfig = HttpConfig()
+    database: DatabaseConfig = DatabaseConfig()
+    queue: QueueConfig = QueueConfig()
+    batch: BatchConfig = BatchConfig()
+    change: ChangeConfig = ChangeConfig()
+    live: LiveConfig = LiveConfig()
+    keep: KeepConfig = KeepConfig()
+    log: LogConfig = LogConfig()
+    seed: SeedConfig = SeedConfig()
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this process brings its own PostgreSQL."""
+        return not self.database.url
+
+
+SHORT = {
+    "JUDGIFY_DATABASE_URL": ("database", "url"),
+    "JUDGIFY_HOST": ("http", "host"),
+    "JUDGIFY_PORT": ("http", "port"),
+    "JUDGIFY_WORKERS": ("workers",),
+    "JUDGIFY_DATA_DIR": ("data_dir",),
+}
+# Variables that other parts of the project read: the clients (feed, bench) and the tests.
+FOREIGN = ("JUDGIFY_PROFILE", "JUDGIFY_URL", "JUDGIFY_TOKEN")
+FOREIGN_PREFIX = "JUDGIFY_TEST_"
+
+
+def load(
+    profile: str | None = None,
+    flags: Mapping[tuple[str, ...], Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Config:
+    """Read the profile, then the environment, then `flags` (key path to value), each overriding the one before.
+
+    Without a profile: `embedded`, or `standard` where a database is named.
+    Raises SettingsError, which names the key, its bounds and what came.
+    """
+    environ = os.environ if environ is None else environ
+    overrides = _from_environment(environ)
+    overrides.update(flags or {})
+    name = profile or environ.get("JUDGIFY_PROFILE") or ("standard" if overrides.get(("database", "url")) else "embedded")
+    tree = _read_profile(name)
+    for path, value in overrides.items():
+        node = tree
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = value
+    try:
+        config = msgspec.convert(tree, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(_explain(error, tree)) from error
+    if config.batch.min_rows > config.batch.max_rows:
+        raise SettingsError(
+            f"batch.min_rows must be at most batch.max_rows ({config.batch.max_rows}), got {config.batch.min_rows}"
+        )
+    return config
+
+
+def _read_profile(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if path.suffix != ".toml":
+        path = resources.folder("profiles") / f"{name}.toml"
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.stem for p in resources.folder("profiles").glob("*.toml")))
+        raise SettingsError(f"profile: no such profile {name!r}; known: {known}, or the path of a .toml file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"profile: cannot read {path}: {error}") from error
+    tree.setdefault("profile", path.stem)
+    return tree
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[tuple[str, ...], Any]:
+    known = {**_long_names(), **SHORT}
+    found: dict[tuple[str, ...], Any] = {}
+    for name, value in environ.items():
+        if not name.startswith("JUDGIFY_") or name in FOREIGN or name.startswith(FOREIGN_PREFIX):
+            continue
+        if name not in known:
+            raise SettingsError(f"{name}: no such setting; known: {', '.join(sorted(known))}")
+        if value != "":
+            found[known[name]] = value
+    return found
+
+
+def _long_names() -> dict[str, tuple[str, ...]]:
+    names = {}
+    for section in msgspec.structs.fields(Config):
+        if isinstance(section.type, type) and issubclass(section.type, Section):
+            for field in msgspec.structs.fields(section.type):
+                names[f"JUDGIFY_{section.name}_{field.name}".upper()] = (section.name, field.name)
+    return names
+
+
+def _explain(error: msgspec.ValidationError, tree: dict[str, Any]) -> str:
+    """Turn msgspec's `Expected … - at `$.a.b`` into `a.b: expected …, got …`."""
+    text, _, place = str(error).partition(" - at `$.")
+    path = place.rstrip("`")
+    node: Any = tree
+    for key in path.split(".") if path else []:
+        node = node.get(key) if isinstance(node, dict) else None
+    secret = path.endswith(("url", "token"))
+    got = "" if not path or secret or isinstance(node, dict) else f", got {node!r}"
+    return f"{path or 'settings'}: {text[0].lower()}{text[1:]}{got}"

@@ -1,0 +1,198 @@
+"""What one dashboard shows, as a state that deltas are added to, and the messages made from it. No I/O.
+
+All figures in messages are absolute. A state holds for one position; a delta is added only when it follows on it.
+"""
+
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import msgspec
+
+from judgify_engine.core.histogram import quantile_us
+from judgify_engine.core.rollup import FINE_BUCKET_S, Delta, Sums
+from judgify_engine.units import Position
+
+BUCKETS_S = {"1h": 300, "6h": 1800, "24h": 3600, "7d": 21_600}
+"""Time frame to the width of its buckets (design.md §3)."""
+FRAMES_S = {"1h": 3600, "6h": 21_600, "24h": 86_400, "7d": 604_800}
+LIVE_WINDOW_S = 600
+RATE_WINDOW_S = 5
+MAX_WORKFLOWS = 50
+
+
+class ViewKey(NamedTuple):
+    """Dashboards with the same key show the same and share their messages."""
+
+    tenant_id: str
+    dashboard_id: str
+    workflow_id: str | None
+    timeframe: str
+
+
+class Snapshot(NamedTuple):
+    """The rollups of one view at one position, as the store reads them."""
+
+    position: Position
+    workflows: dict[str, Sums]
+    results: dict[str, int]
+    chart: dict[int, Sums]
+    """Bucket of the time frame (Unix seconds) to sums."""
+    live: dict[int, Sums]
+    """Bucket of 5 seconds to sums, the last 10 minutes."""
+
+
+class ViewState:
+    """The figures of one view at `position`."""
+
+    def __init__(self, key: ViewKey, snapshot: Snapshot) -> None:
+        self.key = key
+        self.position = snapshot.position
+        self._workflows = snapshot.workflows
+        self._results = snapshot.results
+        self._chart, self._live = snapshot.chart, snapshot.live
+        self._total = Sums(histogram={})
+        for sums in snapshot.workflows.values():
+            self._total.add(sums)
+        self._bucket_s = BUCKETS_S[key.timeframe]
+        self._seconds: dict[int, int] = defaultdict(int)
+        self._last_rate = 0.0
+        self.changed = False
+        self._changed_chart: set[int] = set()
+        self._changed_live: set[int] = set()
+        self._changed_workflows: set[str] = set()
+
+    def add(self, delta: Delta) -> bool:
+        """Add a delta. False: it does not follow on this state (something was missed), so a new snapshot is needed."""
+        if delta.position <= self.position:
+            return True
+        if delta.base != self.position or delta.truncated:
+            return False
+        self.position = delta.position
+        tenant, only = self.key.tenant_id, self.key.workflow_id
+        for (of_tenant, workflow, second, _status), sums in delta.sums.items():
+            if of_tenant == tenant and (only is None or only == workflow):
+                self._add_sums(workflow, second, sums)
+        for (of_tenant, workflow, _hour, result), count in delta.results.items():
+            if of_tenant == tenant and (only is None or only == workflow):
+                self._results[result] = self._results.get(result, 0) + count
+        return True
+
+    def _add_sums(self, workflow: str, second: int, sums: Sums) -> None:
+        self.changed = True
+        self._total.add(sums)
+        self._seconds[second] += sums.total
+        bucket, fine = second - second % self._bucket_s, second - second % FINE_BUCKET_S
+        for table, place in ((self._workflows, workflow), (self._chart, bucket), (self._live, fine)):
+            known = table.get(place)  # type: ignore[attr-defined]
+            if known is None:
+                known = table[place] = Sums(histogram={})  # type: ignore[index]
+            known.add(sums)
+        self._changed_chart.add(bucket)
+        self._changed_live.add(fine)
+        self._changed_workflows.add(workflow)
+
+    def rate(self, now_s: float) -> float:
+        """Judgments per second over the last 5 seconds."""
+        for second in [second for second in self._seconds if second < now_s - 2 * RATE_WINDOW_S]:
+            del self._seconds[second]
+        return sum(n for second, n in self._seconds.items() if now_s - RATE_WINDOW_S < second + 1 <= now_s + 1) / RATE_WINDOW_S
+
+    def has_news(self, now_s: float) -> bool:
+        """Whether an update would tell anything: figures changed, or the rate fell because nothing came."""
+        return self.changed or abs(self.rate(now_s) - self._last_rate) > 1e-9
+
+    def full(self, kind: str, now_s: float) -> bytes:
+        """Everything, as `initial_data` or `dashboard_update`."""
+        self._forget_old(now_s)
+        return self._message(kind, now_s, self._chart.keys(), self._live.keys(), self._busiest())
+
+    def update(self, now_s: float) -> bytes:
+        """What changed since the last update, as `real_time_update`."""
+        message = self._message(
+            "real_time_update", now_s, self._changed_chart, self._changed_live, [*self._changed_workflows][:MAX_WORKFLOWS]
+        )
+        self.settle()
+        return message
+
+    def keep_rate_of(self, before: "ViewState") -> None:
+        """Take over what no rollup holds: the seconds of the rate."""
+        self._seconds = before._seconds
+
+    def settle(self) -> None:
+        """What is here was told in full: the next update tells what comes after."""
+        self.changed = False
+        self._changed_chart, self._changed_live, self._changed_workflows = set(), set(), set()
+
+    def _forget_old(self, now_s: float) -> None:
+        for table, window_s in ((self._chart, FRAMES_S[self.key.timeframe] + self._bucket_s), (self._live, LIVE_WINDOW_S)):
+            for start in [start for start in table if start < now_s - window_s]:
+                del table[start]
+
+    def _busiest(self) -> list[str]:
+        return sorted(self._workflows, key=lambda name: -self._workflows[name].total)[:MAX_WORKFLOWS]
+
+    def _message(self, kind: str, now_s: float, chart: Any, live: Any, workflows: list[str]) -> bytes:
+        self._last_rate = self.rate(now_s)
+        points = [(start, self._chart[start]) for start in sorted(chart) if start in self._chart]
+        return msgspec.json.encode(
+            {
+                "type": kind,
+                "dashboard_id": self.key.dashboard_id,
+                "tenant_id": self.key.tenant_id,
+                "workflow_id": self.key.workflow_id,
+                "position": str(self.position),
+                "server_time": round(now_s, 3),
+                "rate_per_s": round(self._last_rate, 2),
+                "summary": summary_of(self._total, self._results),
+                "timeframe": self.key.timeframe,
+                "bucket_s": self._bucket_s,
+                "charts": {
+                    "execution_count_chart": [[start, s.total, s.failed] for start, s in points],
+                    "response_time_chart": [[start, _mean_ms(s), _p95_ms(s)] for start, s in points],
+                    "success_rate_chart": [[start, _success_rate(s)] for start, s in points],
+                },
+                "live_bucket_s": FINE_BUCKET_S,
+                "live_window_s": LIVE_WINDOW_S,
+                "live": [
+                    [start, s.total, s.failed, _mean_ms(s), _p95_ms(s)]
+                    for start, s in ((start, self._live[start]) for start in sorted(live) if start in self._live)
+                ],
+                "workflows": [
+                    {
+                        "workflow_id": name,
+                        "total_executions": self._workflows[name].total,
+                        "successful_executions": self._workflows[name].total - self._workflows[name].failed,
+                        "mean_execution_time_ms": _mean_ms(self._workflows[name]),
+                    }
+                    for name in workflows
+                ],
+            }
+        )
+
+
+def summary_of(total: Sums, results: dict[str, int]) -> dict[str, Any]:
+    """The summary of PROTOCOL.md."""
+    return {
+        "total_executions": total.total,
+        "successful_executions": total.total - total.failed,
+        "failed_executions": total.failed,
+        "success_rate": _success_rate(total),
+        "mean_execution_time_ms": _mean_ms(total),
+        "p95_execution_time_ms": _p95_ms(total),
+        "mean_confidence": round(total.confidence_ppm / 1e6 / total.total, 6) if total.total else None,
+        "methods": {"rule": total.rule, "llm": total.llm, "hybrid": total.hybrid},
+        "results": {name: count for name, count in sorted(results.items()) if count},
+    }
+
+
+def _success_rate(sums: Sums) -> float | None:
+    return round((sums.total - sums.failed) / sums.total, 6) if sums.total else None
+
+
+def _mean_ms(sums: Sums) -> float | None:
+    return round(sums.execution_time_us / 1000 / sums.total, 4) if sums.total else None
+
+
+def _p95_ms(sums: Sums) -> float | None:
+    value = quantile_us(sums.histogram, 0.95)
+    return None if value is None else round(value / 1000, 4)

@@ -1,0 +1,79 @@
+"""The aiohttp application: all routes, and one place where errors become answers."""
+
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+
+from aiohttp import web
+
+from judgify_engine.config import HttpConfig
+from judgify_engine.errors import JudgifyError, MethodNotAllowed, NotFound, Rejected
+from judgify_engine.ingest.admission import too_large
+from judgify_engine.observe.metrics import Metrics
+from judgify_engine.wire.problem import encode_problem
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class BadRequest(Rejected):
+    """A request that HTTP itself refuses."""
+
+    code, status, title = "bad_request", 400, "The request is not valid HTTP"
+
+
+def build_app(routes: Iterable[web.RouteDef], config: HttpConfig, metrics: Metrics) -> web.Application:
+    """The application with these routes. Every error leaves it as application/problem+json."""
+    app = web.Application(middlewares=[_answer_errors(metrics)], client_max_size=config.max_body_bytes)
+    app.add_routes(routes)
+    return app
+
+
+def _answer_errors(metrics: Metrics) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    requests: Counter[tuple[str, int]] = metrics.requests
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response: web.StreamResponse
+        try:
+            response = await handler(request)
+        except JudgifyError as error:
+            response = _problem(error, metrics)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            response = _problem(_translate(error, request), metrics)
+            if isinstance(error, web.HTTPMethodNotAllowed):
+                response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+        except ConnectionError:
+            raise  # the client has gone; there is nobody to answer
+        except Exception:
+            log.exception("a request failed", extra={"route": _route(request)})
+            response = _problem(JudgifyError("something went wrong here; it is in the log"), metrics)
+        requests[_route(request), response.status] += 1
+        return response
+
+    return middleware
+
+
+def _problem(error: JudgifyError, metrics: Metrics) -> web.Response:
+    status, body, headers = encode_problem(error)
+    metrics.judgments[error.code] += 1
+    return web.Response(status=status, body=body, headers=headers)
+
+
+def _translate(error: web.HTTPException, request: web.Request) -> JudgifyError:
+    if isinstance(error, web.HTTPNotFound):
+        return NotFound(f"there is nothing at {request.path[:200]}")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return MethodNotAllowed(f"{request.method} is not possible here; {', '.join(sorted(error.allowed_methods))} is")
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return too_large(request.client_max_size)
+    return BadRequest(error.text or error.reason)
+
+
+def _route(request: web.Request) -> str:
+    """The route's pattern: a closed set, unlike paths."""
+    resource = request.match_info.route.resource
+    return "none" if resource is None else resource.canonical

@@ -1,0 +1,181 @@
+"""Judgments over HTTP: execute, get, list."""
+
+import asyncio
+import base64
+import binascii
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from aiohttp import web
+
+from judgify_engine.core.model import METHODS
+from judgify_engine.errors import DatabaseUnavailable, InvalidField, NotFound
+from judgify_engine.ingest.admission import Admission, too_large
+from judgify_engine.observe.metrics import Metrics
+from judgify_engine.pipeline.access import Access
+from judgify_engine.pipeline.judging import Judging
+from judgify_engine.store.judgments import JudgmentReader, ListFilter
+from judgify_engine.wire.answer import JudgmentPage, record_of
+from judgify_engine.wire.request import IDEMPOTENCY_KEY, decode_execute
+
+EXECUTE_PATH = "/api/v1/judgments/execute"
+DEFAULT_LIMIT, MAX_LIMIT = 50, 500
+READ_TIMEOUT_S = 30.0
+JSON = "application/json"
+
+
+class JudgmentRoutes:
+    """The handlers; see `routes`."""
+
+    def __init__(
+        self,
+        judging: Judging,
+        reader: JudgmentReader,
+        access: Access,
+        admission: Admission,
+        database_available: Any,
+        metrics: Metrics,
+    ) -> None:
+        self._judging, self._reader, self._access, self._admission = judging, reader, access, admission
+        self._database_available, self._metrics = database_available, metrics
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post(EXECUTE_PATH, self.execute),
+            web.get("/api/v1/judgments", self.page, allow_head=False),
+            web.get("/api/v1/judgments/{judgment_id}", self.get, allow_head=False),
+        ]
+
+    async def execute(self, request: web.Request) -> web.Response:
+        """Token to tenant, admit, decode, validate, judge, queue, batch, COPY, COMMIT, answer."""
+        started_s = time.perf_counter()
+        headers = request.headers
+        authorization = headers.get("Authorization")
+        grant = self._access.recall(authorization, "execute") or await self._access.check(authorization, "execute")
+        size = self._admission.enter(request.content_length)
+        try:
+            if not self._database_available():
+                raise DatabaseUnavailable("PostgreSQL is away; nothing was judged or stored")
+            body = await read_body(request)
+            read_s = time.perf_counter()
+            asked = decode_execute(body)
+            decoded_s = time.perf_counter()
+            self._metrics.admit.observe(read_s - started_s)
+            self._metrics.decode.observe(decoded_s - read_s)
+            key = headers.get("Idempotency-Key")
+            if key is not None and not IDEMPOTENCY_KEY.match(key):
+                raise InvalidField("Idempotency-Key must be 1 to 255 visible ASCII characters", field="Idempotency-Key")
+            answer = await self._judging.execute(grant.tenant_id, asked, started_s, key)
+        finally:
+            self._admission.leave(size)
+            self._metrics.answer.observe(time.perf_counter() - started_s)
+        if answer.replayed:
+            return web.Response(body=answer.body, content_type=JSON, headers={"Idempotent-Replayed": "true"})
+        return web.Response(body=answer.body, content_type=JSON)
+
+    async def get(self, request: web.Request) -> web.Response:
+        """One record."""
+        grant = await self._access.check(request.headers.get("Authorization"), "read")
+        text = request.match_info["judgment_id"]
+        judgment_id = _uuid(text)
+        row = await self._reader.get(grant.tenant_id, judgment_id) if judgment_id else None
+        if row is None:
+            raise NotFound(f"there is no judgment {text[:80]!r}")
+        return web.Response(body=msgspec.json.encode(record_of(row)), content_type=JSON)
+
+    async def page(self, request: web.Request) -> web.Response:
+        """A page of records, newest first."""
+        grant = await self._access.check(request.headers.get("Authorization"), "read")
+        query = checked_query(
+            request, {"workflow_id", "status", "method_used", "created_from", "created_to", "limit", "cursor"}
+        )
+        wanted = ListFilter(
+            workflow_id=query.get("workflow_id"),
+            status=_one_of(query, "status", ("completed", "failed")),
+            method_used=_one_of(query, "method_used", METHODS),
+            created_from_us=_time_us(query, "created_from"),
+            created_to_us=_time_us(query, "created_to"),
+        )
+        limit = limit_of(query)
+        rows = await self._reader.page(grant.tenant_id, wanted, _decode_cursor(query.get("cursor")), limit + 1)
+        more = len(rows) > limit
+        rows = rows[:limit]
+        cursor = _encode_cursor(rows[-1]["id"]) if more else None
+        page = JudgmentPage([record_of(row) for row in rows], cursor)
+        return web.Response(body=msgspec.json.encode(page), content_type=JSON)
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The whole body. Raises BodyTooLarge, or InvalidField when it does not come in time."""
+    try:
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            return await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        raise too_large(request.client_max_size) from error
+    except TimeoutError as error:
+        raise InvalidField(f"the body did not arrive within {READ_TIMEOUT_S:.0f} s", field="body") from error
+
+
+def checked_query(request: web.Request, known: set[str]) -> dict[str, str]:
+    """The query's parameters. Raises InvalidField for one that is unknown or given twice."""
+    query: dict[str, str] = {}
+    for name, value in request.query.items():
+        if name not in known:
+            raise InvalidField(f"unknown parameter {name[:80]!r}; known: {', '.join(sorted(known))}", field=name[:80])
+        if name in query:
+            raise InvalidField(f"the parameter {name!r} is given twice", field=name)
+        if "\0" in value:
+            raise InvalidField(f"{name} holds the character NUL", field=name)
+        query[name] = value
+    return query
+
+
+def limit_of(query: dict[str, str]) -> int:
+    """The parameter `limit`. Raises InvalidField."""
+    text = query.get("limit", str(DEFAULT_LIMIT))
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_LIMIT:
+        raise InvalidField(f"limit must be a number from 1 to {MAX_LIMIT}, got {text[:40]!r}", field="limit")
+    return int(text)
+
+
+def _one_of(query: dict[str, str], name: str, known: tuple[str, ...]) -> str | None:
+    value = query.get(name)
+    if value is not None and value not in known:
+        raise InvalidField(f"{name} must be one of {', '.join(known)}, got {value[:40]!r}", field=name)
+    return value
+
+
+def _time_us(query: dict[str, str], name: str) -> int | None:
+    text = query.get(name)
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text.replace(" ", "+"))  # a + that was not escaped
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise InvalidField(f"{name} must be an RFC 3339 time with a zone, got {text[:40]!r}", field=name)
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text) if len(text) == 36 else None
+    except ValueError:
+        return None
+
+
+def _encode_cursor(judgment_id: UUID) -> str:
+    return base64.urlsafe_b64encode(bytes(judgment_id.bytes)).decode().rstrip("=")
+
+
+def _decode_cursor(text: str | None) -> UUID | None:
+    if text is None:
+        return None
+    try:
+        return UUID(bytes=base64.urlsafe_b64decode(text + "=="))
+    except (ValueError, binascii.Error):
+        raise InvalidField("cursor is not one that this server gave out", field="cursor") from None

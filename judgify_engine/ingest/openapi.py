@@ -1,0 +1,179 @@
+"""The OpenAPI 3.1 document, generated from the very types that decode requests and encode answers."""
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from judgify_engine import __version__
+from judgify_engine.core.rules import WorkflowDefinition
+from judgify_engine.ingest.workflows import WorkflowAnswer, WorkflowPage
+from judgify_engine.wire.answer import JudgmentAnswer, JudgmentPage, JudgmentRecord
+from judgify_engine.wire.problem import CONTENT_TYPE, Problem
+from judgify_engine.wire.request import WORKFLOW_ID, ExecuteRequest
+
+SCHEMA = "#/components/schemas/{name}"
+_TYPES = (
+    ExecuteRequest,
+    JudgmentAnswer,
+    JudgmentRecord,
+    JudgmentPage,
+    WorkflowDefinition,
+    WorkflowAnswer,
+    WorkflowPage,
+    Problem,
+)
+
+
+class _Operation(NamedTuple):
+    """One method of one path. `answers`: status to type (None: no body) and description."""
+
+    method: str
+    path: str
+    tag: str
+    summary: str
+    scope: str | None
+    answers: dict[int, tuple[type[Any] | None, str]]
+    errors: tuple[int, ...] = ()
+    body: type[Any] | None = None
+    parameters: tuple[dict[str, Any], ...] = ()
+
+
+def _parameter(name: str, where: str, schema: dict[str, Any], text: str) -> dict[str, Any]:
+    return {"name": name, "in": where, "required": where == "path", "description": text, "schema": schema}
+
+
+_WORKFLOW_ID = _parameter("workflow_id", "path", {"type": "string", "pattern": WORKFLOW_ID}, "The workflow's id.")
+_LIMIT = _parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}, "Items in one page.")
+_CURSOR = _parameter("cursor", "query", {"type": "string"}, "`next_cursor` of the page before.")
+_TIME = {"type": "string", "format": "date-time"}
+_KEY = _parameter(
+    "Idempotency-Key",
+    "header",
+    {"type": "string", "minLength": 1, "maxLength": 255},
+    "Visible ASCII. A repeat with the same key gets the first answer, also after a crash.",
+)
+_FILTERS = (
+    _parameter("workflow_id", "query", {"type": "string"}, "Of this workflow only."),
+    _parameter("status", "query", {"enum": ["completed", "failed"]}, "With this status only."),
+    _parameter("method_used", "query", {"enum": ["rule", "llm", "hybrid"]}, "Judged by this method only."),
+    _parameter("created_from", "query", _TIME, "Not before."),
+    _parameter("created_to", "query", _TIME, "Before."),
+)
+
+_OPERATIONS = (
+    _Operation(
+        "post", "/api/v1/judgments/execute", "Judgments", "Judge, commit, then answer", "execute",
+        {200: (JudgmentAnswer, "Decided, and on disk.")}, (400, 401, 403, 404, 409, 410, 413, 422, 503), ExecuteRequest, (_KEY,),
+    ),
+    _Operation(
+        "get", "/api/v1/judgments", "Judgments", "List, newest first", "read", {200: (JudgmentPage, "A page.")},
+        (401, 403, 422, 503), None, (*_FILTERS, _LIMIT, _CURSOR),
+    ),
+    _Operation(
+        "get", "/api/v1/judgments/{judgment_id}", "Judgments", "One whole record", "read", {200: (JudgmentRecord, "The record.")},
+        (401, 403, 404, 503), None,
+        (_parameter("judgment_id", "path", {"type": "string", "format": "uuid"}, "As the answer gave it."),),
+    ),
+    _Operation(
+        "get", "/api/v1/workflows", "Workflows", "List", "read", {200: (WorkflowPage, "A page.")}, (401, 403, 422, 503), None,
+        (_LIMIT, _CURSOR),
+    ),
+    _Operation(
+        "get", "/api/v1/workflows/{workflow_id}", "Workflows", "One version", "read", {200: (WorkflowAnswer, "The version.")},
+        (401, 403, 404, 422, 503), None,
+        (_WORKFLOW_ID, _parameter("version", "query", {"type": "integer", "minimum": 1}, "Absent: the current one.")),
+    ),
+    _Operation(
+        "put", "/api/v1/workflows/{workflow_id}", "Workflows", "Store a new version", "admin",
+        {200: (WorkflowAnswer, "A new version."), 201: (WorkflowAnswer, "The first version.")}, (400, 401, 403, 413, 422, 503),
+        WorkflowDefinition, (_WORKFLOW_ID,),
+    ),
+    _Operation(
+        "delete", "/api/v1/workflows/{workflow_id}", "Workflows", "Delete; its versions are kept for the records", "admin",
+        {204: (None, "Deleted.")}, (401, 403, 404, 422, 503), None, (_WORKFLOW_ID,),
+    ),
+    _Operation("get", "/health", "Operate", "Is the process alive", None, {200: (None, "It is.")}),
+    _Operation(
+        "get", "/ready", "Operate", "Can a judgment be committed now", None, {200: (None, "Yes."), 503: (None, "No; says why.")}
+    ),
+    _Operation("get", "/metrics", "Operate", "Figures for Prometheus", None, {200: (None, "Text exposition format.")}),
+    _Operation(
+        "get", "/ws/dashboards/{dashboard_id}", "Live", "A dashboard over WebSocket (see PROTOCOL.md)", "read",
+        {101: (None, "Switching to WebSocket.")}, (401, 403, 422, 503), None,
+        (
+            _parameter("dashboard_id", "path", {"type": "string"}, "Any id; an undefined one shows the default charts."),
+            _parameter("timeframe", "query", {"enum": ["1h", "6h", "24h", "7d"], "default": "1h"}, "Of the charts."),
+            _parameter("workflow_id", "query", {"type": "string"}, "Of this workflow only."),
+        ),
+    ),
+)  # fmt: skip
+
+_ERRORS = {
+    400: "Not valid JSON.",
+    401: "The token is missing, unknown, expired or revoked.",
+    403: "The token lacks the scope.",
+    404: "Not found, or another tenant's.",
+    409: "The stored workflow cannot be used.",
+    410: "The first answer was removed.",
+    413: "The body is too large.",
+    422: "A field is wrong; the detail names it.",
+    503: "Overloaded, stopping, or PostgreSQL is away; come back after `Retry-After` seconds.",
+}
+
+
+def build_openapi() -> bytes:
+    """The document as JSON."""
+    refs, components = msgspec.json.schema_components(_TYPES, ref_template=SCHEMA)
+    schema_of = dict(zip(_TYPES, refs, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in _OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _describe(operation, schema_of)
+    document = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Judgify engine",
+            "version": __version__,
+            "description": "Automated judgments: decided, committed, then answered. A 200 means: PostgreSQL has it on disk.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "Names the tenant."}},
+        },
+    }
+    return msgspec.json.encode(document)
+
+
+def _describe(operation: _Operation, schema_of: dict[type[Any], dict[str, Any]]) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for status, (kind, text) in operation.answers.items():
+        responses[str(status)] = {"description": text}
+        if kind is not None:
+            responses[str(status)]["content"] = {"application/json": {"schema": schema_of[kind]}}
+    for status in operation.errors:
+        responses[str(status)] = {"description": _ERRORS[status], "content": {CONTENT_TYPE: {"schema": schema_of[Problem]}}}
+        if status == 503:
+            responses["503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+    described: dict[str, Any] = {"tags": [operation.tag], "summary": operation.summary, "responses": responses}
+    described["operationId"] = operation.method + "".join(
+        part.strip("{}").title().replace("_", "") for part in operation.path.split("/") if part not in ("api", "v1")
+    )
+    if operation.scope:
+        described["security"] = [{"token": []}]
+        described["description"] = f"Needs the scope `{operation.scope}`."
+    if operation.body is not None:
+        content = {"schema": schema_of[operation.body]}
+        if operation.body is ExecuteRequest:
+            content["example"] = _EXAMPLE
+        described["requestBody"] = {"required": True, "content": {"application/json": content}}
+    if operation.parameters:
+        described["parameters"] = list(operation.parameters)
+    return described
+
+
+_EXAMPLE = {
+    "workflow_id": "test-workflow-3",
+    "input_data": {"temperature": 92.3, "pressure": 101.2, "vibration": 44.1, "machine_id": "MACHINE_3", "user_id": 13},
+    "context": {"shift": "day", "operator": "operator_3"},
+}

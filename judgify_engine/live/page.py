@@ -1,0 +1,153 @@
+"""The page at `/`, its files, and signing in: by a one-time code in a printed address, or with a token."""
+
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+from aiohttp import web
+
+from judgify_engine import resources
+from judgify_engine.errors import Forbidden, NotFound, Unauthorized
+from judgify_engine.pipeline.access import Access, Grant
+from judgify_engine.wire.request import decode_body
+
+SESSION_COOKIE = "judgify_session"
+SECURITY = {
+    "Content-Security-Policy": "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",  # an address with a code must not travel
+}
+TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".map": "application/json"}
+TYPES |= {".png": "image/png", ".json": "application/json", ".txt": "text/plain"}
+
+
+class SignIn(msgspec.Struct, forbid_unknown_fields=True):
+    """What the sign-in form sends."""
+
+    token: str
+
+
+class SessionStore(Protocol):
+    """Where sessions are kept."""
+
+    async def open_session(self, grant: Grant, ttl_s: float) -> str: ...
+
+    async def close_session(self, secret: str) -> None: ...
+
+    async def use_code(self, code: str) -> Grant | None: ...
+
+
+class PageRoutes:
+    """The handlers; see `routes`."""
+
+    def __init__(self, sessions: SessionStore, access: Access, ttl_s: float) -> None:
+        self._sessions, self._access, self._ttl_s = sessions, access, ttl_s
+        self._files = _load(resources.static())
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/", self.index),
+            web.get("/login", self.login),
+            web.get("/docs", self.docs),
+            web.get("/assets/{name}", self.asset),
+            web.get("/session", self.session, allow_head=False),
+            web.post("/session", self.sign_in),
+            web.delete("/session", self.sign_out),
+        ]
+
+    async def index(self, request: web.Request) -> web.Response:
+        """The page for who is signed in; a code in the address signs in and leaves the address at once."""
+        code = request.query.get("code")
+        if code is not None and request.method == "GET":
+            grant = await self._sessions.use_code(code)
+            response = _see_other("/" if grant else "/login")
+            if grant is not None:
+                self._set_cookie(request, response, await self._sessions.open_session(grant, self._ttl_s))
+            return response
+        try:
+            await self._grant_of(request)
+        except Unauthorized:
+            return _see_other("/login")
+        return self._html("index.html")
+
+    async def login(self, request: web.Request) -> web.Response:
+        return self._html("login.html")
+
+    async def docs(self, request: web.Request) -> web.Response:
+        return self._html("docs.html")
+
+    async def asset(self, request: web.Request) -> web.Response:
+        """A built file; its name carries a hash of its content, so it may be kept for ever."""
+        name = request.match_info["name"]
+        content = self._files.get(f"assets/{name}")
+        if content is None:
+            raise NotFound(f"there is nothing at {request.path[:200]}")
+        headers = {**SECURITY, "Cache-Control": "public, max-age=31536000, immutable"}
+        return web.Response(body=content, content_type=TYPES.get(Path(name).suffix, "application/octet-stream"), headers=headers)
+
+    async def session(self, request: web.Request) -> web.Response:
+        """Who is signed in."""
+        grant = await self._grant_of(request)
+        body: dict[str, Any] = {"tenant_id": grant.tenant_id, "scopes": sorted(grant.scopes)}
+        return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+
+    async def sign_in(self, request: web.Request) -> web.Response:
+        """Open a session with a token; the cookie reads dashboards and nothing else."""
+        self.check_origin(request)
+        wanted: SignIn = decode_body(await request.read(), SignIn)
+        grant = await self._access.check_token(wanted.token.strip(), "read")
+        response = web.Response(status=204)
+        secret = await self._sessions.open_session(grant._replace(scopes=frozenset(("read",))), self._ttl_s)
+        self._set_cookie(request, response, secret)
+        return response
+
+    async def sign_out(self, request: web.Request) -> web.Response:
+        self.check_origin(request)
+        cookie = request.cookies.get(SESSION_COOKIE)
+        if cookie:
+            await self._sessions.close_session(cookie)
+            self._access.forget_session(cookie)
+        response = web.Response(status=204)
+        response.del_cookie(SESSION_COOKIE, path="/")
+        return response
+
+    async def _grant_of(self, request: web.Request) -> Grant:
+        cookie = request.cookies.get(SESSION_COOKIE)
+        if not cookie:
+            raise Unauthorized("nobody is signed in")
+        return await self._access.check_session(cookie, "read")
+
+    def _set_cookie(self, request: web.Request, response: web.Response, secret: str) -> None:
+        response.set_cookie(
+            SESSION_COOKIE,
+            secret,
+            max_age=int(self._ttl_s),
+            path="/",
+            httponly=True,
+            samesite="Strict",
+            secure=request.secure or request.headers.get("X-Forwarded-Proto") == "https",
+        )
+
+    def _html(self, name: str) -> web.Response:
+        content = self._files.get(name)
+        if content is None:
+            raise NotFound("the page was not built; run `make setup`")
+        return web.Response(body=content, content_type="text/html", charset="utf-8", headers={**SECURITY, "Cache-Control": "no-cache"})
+
+    @staticmethod
+    def check_origin(request: web.Request) -> None:
+        """Refuse what another site's page sent with our cookie."""
+        origin = request.headers.get("Origin")
+        if origin is not None and urlsplit(origin).netloc != request.host:
+            raise Forbidden("this came from a page of another site")
+
+
+def _see_other(path: str) -> web.Response:
+    return web.Response(status=303, headers={**SECURITY, "Location": path, "Cache-Control": "no-store"})
+
+
+def _load(folder: Path) -> dict[str, bytes]:
+    """All built files by their path, in memory: they are few and small, and reading never blocks."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

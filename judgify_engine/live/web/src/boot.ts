@@ -1,0 +1,4 @@
+// Runs before the first paint, in the head: the page must not flash in the other theme.
+import { applyTheme } from "./theme";
+
+applyTheme();

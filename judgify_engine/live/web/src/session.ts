@@ -1,0 +1,41 @@
+// Who is signed in. The cookie is the server's affair; this only asks and tells.
+
+export interface Session {
+  readonly tenant_id: string;
+  readonly scopes: readonly string[];
+}
+
+/** The session, null when signed out; throws when the server cannot say. */
+export async function currentSession(): Promise<Session | null> {
+  const answer = await fetch("/session", { headers: { accept: "application/json" }, cache: "no-store" });
+  if (answer.status === 401) return null;
+  if (!answer.ok) throw new Error(`GET /session: ${answer.status}`);
+  return (await answer.json()) as Session;
+}
+
+/** Null when signed in, else the words to show. */
+export async function signIn(token: string): Promise<string | null> {
+  let answer: Response;
+  try {
+    answer = await fetch("/session", {
+      method: "POST",
+      headers: { "content-type": "application/json", accept: "application/json" },
+      body: JSON.stringify({ token }),
+    });
+  } catch {
+    return "The server cannot be reached. Check the connection and try again.";
+  }
+  if (answer.ok) return null;
+  const problem = (await answer.json().catch(() => ({}))) as { detail?: unknown; title?: unknown };
+  for (const words of [problem.detail, problem.title]) if (typeof words === "string" && words) return words;
+  return answer.status === 401 ? "This token is not valid." : `The server answered ${answer.status}. Try again in a moment.`;
+}
+
+export async function signOut(): Promise<boolean> {
+  try {
+    const answer = await fetch("/session", { method: "DELETE" });
+    return answer.ok || answer.status === 401;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,109 @@
+"""From a token to what it grants, with a short memory: a revoked token is refused within `FRESH_S` seconds."""
+
+import asyncio
+from collections import OrderedDict
+from typing import NamedTuple, Protocol
+
+from judgify_engine.errors import Forbidden, Overloaded, Unauthorized
+
+SCOPES = ("execute", "read", "admin")
+FRESH_S = 5.0
+REMEMBERED = 10_000
+LOOKUPS_AT_ONCE = 4
+LOOKUPS_WAITING = 200
+LONGEST_TOKEN = 512
+
+
+class Grant(NamedTuple):
+    """Who a request speaks for, and what it may do."""
+
+    tenant_id: str
+    scopes: frozenset[str]
+    token_id: str | None
+
+
+class GrantSource(Protocol):
+    """Where tokens are kept."""
+
+    async def find(self, secret: str) -> Grant | None: ...
+
+    async def find_session(self, secret: str) -> Grant | None: ...
+
+
+class Access:
+    """Looks tokens up. `known`: tokens of the profile, which are in no table."""
+
+    def __init__(self, source: GrantSource, known: dict[str, Grant]) -> None:
+        self._source, self._known = source, known
+        self._remembered: OrderedDict[str, tuple[Grant | None, float]] = OrderedDict()
+        self._lookups = asyncio.Semaphore(LOOKUPS_AT_ONCE)
+        self._waiting = 0
+        self._loop = asyncio.get_running_loop()
+
+    def recall(self, authorization: str | None, scope: str) -> Grant | None:
+        """The grant, if it is known without asking PostgreSQL. Raises Forbidden for a wrong scope; never waits."""
+        if authorization is None or authorization[:7] != "Bearer ":
+            return None
+        token = authorization[7:]
+        grant = self._known.get(token)
+        if grant is None:
+            entry = self._remembered.get(token)
+            if entry is None or entry[0] is None or entry[1] < self._loop.time():
+                return None
+            grant = entry[0]
+        return _with_scope(grant, scope)
+
+    async def check(self, authorization: str | None, scope: str) -> Grant:
+        """The grant of an `Authorization` header. Raises Unauthorized, Forbidden, Overloaded or DatabaseUnavailable."""
+        if authorization is None:
+            raise Unauthorized("send the header Authorization: Bearer TOKEN")
+        kind, _, token = authorization.partition(" ")
+        token = token.strip()
+        if kind.lower() != "bearer" or not token:
+            raise Unauthorized("the header must be Authorization: Bearer TOKEN")
+        return await self.check_token(token, scope)
+
+    async def check_token(self, token: str, scope: str) -> Grant:
+        """The grant of a token. Raises as `check`."""
+        grant = self._known.get(token) or await self._look_up(token, session=False)
+        if grant is None:
+            raise Unauthorized("this token is unknown, expired or revoked")
+        return _with_scope(grant, scope)
+
+    async def check_session(self, secret: str, scope: str) -> Grant:
+        """The grant of a page session's cookie. Raises as `check`."""
+        grant = await self._look_up(secret, session=True)
+        if grant is None:
+            raise Unauthorized("the session has ended; sign in again")
+        return _with_scope(grant, scope)
+
+    async def _look_up(self, secret: str, *, session: bool) -> Grant | None:
+        if len(secret) > LONGEST_TOKEN:
+            return None
+        key = f"session {secret}" if session else secret
+        entry = self._remembered.get(key)
+        if entry is not None and entry[1] >= self._loop.time():
+            return entry[0]
+        if self._waiting >= LOOKUPS_WAITING:
+            raise Overloaded("too many unknown tokens at once")
+        self._waiting += 1
+        try:
+            async with self._lookups:
+                grant = await (self._source.find_session(secret) if session else self._source.find(secret))
+        finally:
+            self._waiting -= 1
+        self._remembered[key] = (grant, self._loop.time() + FRESH_S)
+        self._remembered.move_to_end(key)
+        while len(self._remembered) > REMEMBERED:
+            self._remembered.popitem(last=False)
+        return grant
+
+    def forget_session(self, secret: str) -> None:
+        """Forget a session that was just closed."""
+        self._remembered.pop(f"session {secret}", None)
+
+
+def _with_scope(grant: Grant, scope: str) -> Grant:
+    if scope not in grant.scopes:
+        raise Forbidden(f"this needs the scope {scope!r}; the token has {', '.join(sorted(grant.scopes)) or 'none'}", scope=scope)
+    return grant

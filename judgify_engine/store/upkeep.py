@@ -1,0 +1,47 @@
+"""What has to be done now and then: partitions ahead, old idempotency keys and fine buckets forgotten."""
+
+import asyncio
+import contextlib
+import logging
+from datetime import UTC, datetime
+
+import asyncpg
+
+from judgify_engine.config import KeepConfig
+from judgify_engine.errors import JudgifyError
+from judgify_engine.store import partitions
+from judgify_engine.store.pool import Database
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 600.0
+SLICE_ROWS = 5000
+_FORGET = {
+    "idempotency_keys": "DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY("
+    "SELECT ctid FROM idempotency_keys WHERE created_at < now() - make_interval(days => $1) LIMIT $2))",
+    "judgment_metrics_timeseries": "DELETE FROM judgment_metrics_timeseries WHERE ctid = ANY(ARRAY("
+    "SELECT ctid FROM judgment_metrics_timeseries WHERE time < now() - make_interval(hours => $1) LIMIT $2))",
+}
+
+
+async def run(database: Database, keep: KeepConfig, stop: asyncio.Event) -> None:
+    """Once every ten minutes until `stop`; a failure is logged and tried again next time."""
+    while not stop.is_set():
+        try:
+            await once(database, keep)
+        except (JudgifyError, asyncpg.PostgresError) as error:
+            log.warning("upkeep failed and is tried again later", extra={"reason": str(error)})
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), INTERVAL_S)
+
+
+async def once(database: Database, keep: KeepConfig) -> None:
+    """Do it now, in small slices so that nobody waits for locks."""
+    async with database.query() as connection:
+        await partitions.make_ahead(connection, datetime.now(UTC))
+    for table, limit in (("idempotency_keys", keep.idempotency_days), ("judgment_metrics_timeseries", keep.live_hours)):
+        forgotten = SLICE_ROWS
+        while forgotten == SLICE_ROWS:
+            async with database.query() as connection:
+                done = await connection.execute(_FORGET[table], limit, SLICE_ROWS)
+            forgotten = int(done.split()[-1])

@@ -1,0 +1,211 @@
+"""Request bodies to trusted values: decode and validate. Pure.
+
+`input_data` and `context` stay the bytes that came, so PostgreSQL gets them unchanged, and are decoded once for the rules.
+What PostgreSQL's jsonb cannot hold (NUL, lone surrogates) or would blow up (numbers far outside float64) is refused by name.
+The careful checks run only when the bytes hold something suspicious: they cost 10 times the decoding.
+"""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from judgify_engine.errors import InvalidField, MalformedJson, NestedTooDeep, NumberOutOfRange, UnstorableText
+
+MAX_DEPTH = 64
+WORKFLOW_ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}(?!\n)$"
+IDEMPOTENCY_KEY = re.compile(r"^[\x21-\x7e]{1,255}$")
+INT_MIN, INT_MAX = -(2**63), 2**64 - 1  # what CEL's int and uint hold
+EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
+LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+WorkflowId = Annotated[str, Meta(pattern=WORKFLOW_ID, description="Letters, digits and . _ : -, at most 128")]
+
+
+JsonObject = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
+
+
+def _no_context() -> msgspec.Raw:
+    return msgspec.Raw(b"{}")
+
+
+class ExecuteRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """One thing to judge."""
+
+    workflow_id: WorkflowId
+    input_data: JsonObject
+    context: JsonObject = msgspec.field(default_factory=_no_context)
+    occurred_at: datetime | None = None
+
+
+class Asked(NamedTuple):
+    """A valid request."""
+
+    workflow_id: str
+    input_raw: bytes
+    input_data: dict[str, Any]
+    context_raw: bytes
+    context: dict[str, Any]
+    occurred_at_us: int | None
+
+
+_decode_request = msgspec.json.Decoder(ExecuteRequest).decode
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+# An exponent of three digits or more, or 19 digits in a row: only then a number can be out of range.
+_odd_number = re.compile(rb"[0-9][eE][+-]?[0-9]{3}|[0-9]{19}").search
+
+
+def decode_execute(body: bytes) -> Asked:
+    """Decode and validate the body of POST …/execute.
+
+    Raises MalformedJson (400), InvalidField, NestedTooDeep, NumberOutOfRange or UnstorableText (422).
+    """
+    if b"\\u" in body or _odd_number(body) or body.count(b"{") + body.count(b"[") > MAX_DEPTH:
+        check_carefully(body)
+    try:
+        request = _decode_request(body)
+        input_raw, context_raw = bytes(request.input_data), bytes(request.context)
+        input_data = _decode_member("input_data", input_raw)
+        context = _decode_member("context", context_raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise explain(error, body) from error
+    occurred_at = request.occurred_at
+    if occurred_at is None:
+        return Asked(request.workflow_id, input_raw, input_data, context_raw, context, None)
+    return Asked(request.workflow_id, input_raw, input_data, context_raw, context, _to_us(occurred_at))
+
+
+def decode_body(body: bytes, kind: type[Any]) -> Any:
+    """Decode and validate any other JSON body into `kind`. Raises as `decode_execute` does."""
+    check_carefully(body)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise explain(error, body) from error
+
+
+def _decode_member(name: str, raw: bytes) -> dict[str, Any]:
+    try:
+        return _decode_object(raw)
+    except msgspec.ValidationError as error:
+        if raw[:1] != b"{":
+            raise InvalidField(f"{name} must be a JSON object, got {_glimpse(raw)}", field=name) from error
+        raise InvalidField(f"{name}: {error}", field=name) from error
+
+
+def _to_us(moment: datetime) -> int:
+    if moment.tzinfo is None:
+        raise InvalidField("occurred_at must be an RFC 3339 time with a zone, such as 2026-01-31T12:00:00Z", field="occurred_at")
+    if not EARLIEST <= moment <= LATEST:
+        raise InvalidField(
+            f"occurred_at must lie between {EARLIEST:%Y} and {LATEST:%Y}, got {moment.isoformat()}", field="occurred_at"
+        )
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+_named_field = re.compile(r"field `([^`]+)`")
+
+
+def explain(error: Exception, body: bytes) -> Exception:
+    """Sort a decoder's error: not JSON at all (400), or JSON of the wrong shape (422, naming the field)."""
+    if isinstance(error, msgspec.ValidationError):
+        text, _, place = str(error).partition(" - at `$")
+        named = _named_field.search(text)
+        field = ".".join(filter(None, (place.rstrip("`").lstrip("."), named[1] if named else "")))
+        return InvalidField(f"{field or 'body'}: {text}", field=field or "body")
+    if isinstance(error, RecursionError):
+        return _too_deep()
+    if not body:
+        return MalformedJson("the body is empty; a JSON object is expected")
+    if isinstance(error, UnicodeDecodeError):
+        return MalformedJson(f"the body is not valid UTF-8: byte {error.object[error.start]:#04x} of a string")
+    return MalformedJson(str(error))
+
+
+def check_carefully(body: bytes) -> None:
+    """Look at every string and number. Raises as `decode_execute` does."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedJson(f"the body is not valid UTF-8: byte {body[error.start]:#04x} at {error.start}") from error
+    _check_depth(text)
+    try:
+        tree = json.loads(text, parse_int=_parse_int, parse_float=_parse_float, parse_constant=_parse_constant)
+    except RecursionError as error:
+        raise _too_deep() from error
+    except ValueError as error:
+        raise (MalformedJson("the body is empty; a JSON object is expected") if not body else MalformedJson(str(error))) from error
+    waiting: list[tuple[str, Any]] = [("", tree)]
+    while waiting:
+        path, node = waiting.pop()
+        if isinstance(node, str):
+            _check_text(path, node)
+        elif isinstance(node, dict):
+            for key, value in node.items():
+                _check_text(f"a key of {path or 'the body'}", key)
+                waiting.append((f"{path}.{key}" if path else key, value))
+        elif isinstance(node, list):
+            waiting.extend((f"{path}[{i}]", value) for i, value in enumerate(node))
+
+
+_structure = re.compile(r'"(?:\\.|[^"\\])*"|([{\[])|([}\]])', re.DOTALL)
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for match in _structure.finditer(text):
+        if match[1]:
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise _too_deep()
+        elif match[2]:
+            depth -= 1
+
+
+def _too_deep() -> NestedTooDeep:
+    return NestedTooDeep(f"arrays and objects may be nested {MAX_DEPTH} deep", limit=MAX_DEPTH)
+
+
+def _check_text(path: str, text: str) -> None:
+    if "\0" in text:
+        raise UnstorableText(f"{path} holds the character NUL (\\u0000), which PostgreSQL cannot store", field=path)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        surrogate = ord(text[error.start])
+        path = path.encode("ascii", "backslashreplace").decode()
+        raise UnstorableText(
+            f"{path} holds half of a surrogate pair (\\u{surrogate:04x}), which PostgreSQL cannot store", field=path
+        ) from error
+
+
+def _parse_int(literal: str) -> int:
+    if len(literal) > 20 or not INT_MIN <= int(literal) <= INT_MAX:
+        raise NumberOutOfRange(f"{_short(literal)} is no 64-bit integer; write it as a string", limit=[INT_MIN, INT_MAX])
+    return int(literal)
+
+
+def _parse_float(literal: str) -> float:
+    value = float(literal)
+    mantissa = re.split("[eE]", literal)[0]
+    if value in (float("inf"), float("-inf")) or (value == 0.0 and any(digit in "123456789" for digit in mantissa)):
+        raise NumberOutOfRange(f"{_short(literal)} does not fit a 64-bit float; write it as a string")
+    if len(literal) > 400:
+        raise NumberOutOfRange(f"{_short(literal)} has more than 400 characters; write it as a string", limit=400)
+    return value
+
+
+def _parse_constant(literal: str) -> float:
+    raise MalformedJson(f"{literal} is not JSON")
+
+
+def _short(literal: str) -> str:
+    return literal if len(literal) <= 40 else f"{literal[:30]}… ({len(literal)} characters)"
+
+
+def _glimpse(raw: bytes) -> str:
+    return raw[:40].decode("utf-8", "replace") + ("…" if len(raw) > 40 else "")

@@ -1,0 +1,251 @@
+"""The composition root of one process: builds the parts, joins the edges, owns the one outer TaskGroup.
+
+Start: embedded PostgreSQL (when there is no other), migrations, parts, socket. Stop, by SIGTERM or Ctrl-C, in the order in
+which nothing accepted is lost: close the socket, answer what was admitted, close the queues, let the loops end, close the
+pools, stop PostgreSQL.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import uvloop
+from aiohttp import web
+
+from judgify_engine.cdc.holder import Holder
+from judgify_engine.config import Config
+from judgify_engine.errors import StartupError
+from judgify_engine.ingest.admission import Admission
+from judgify_engine.ingest.app import build_app
+from judgify_engine.ingest.judgments import JudgmentRoutes
+from judgify_engine.ingest.openapi import build_openapi
+from judgify_engine.ingest.operate import OperateRoutes
+from judgify_engine.ingest.workflows import WorkflowRoutes
+from judgify_engine.live.hub import Hub
+from judgify_engine.live.page import PageRoutes
+from judgify_engine.live.session import DashboardRoutes
+from judgify_engine.observe import loop_lag
+from judgify_engine.observe.metrics import Metrics
+from judgify_engine.pipeline.access import SCOPES, Access, Grant
+from judgify_engine.pipeline.batch_loop import BatchLoop
+from judgify_engine.pipeline.judging import Judging
+from judgify_engine.pipeline.partition_queue import PartitionQueue
+from judgify_engine.pipeline.registry import WorkflowRegistry
+from judgify_engine.seed import seed_workflows
+from judgify_engine.store import migrate, upkeep
+from judgify_engine.store.copy_writer import CopyWriter
+from judgify_engine.store.embedded import EmbeddedPostgres
+from judgify_engine.store.judgments import JudgmentReader
+from judgify_engine.store.pool import AWAY, Database
+from judgify_engine.store.snapshots import SnapshotReader
+from judgify_engine.store.tokens import TokenStore
+from judgify_engine.store.workflows import WorkflowStore
+
+log = logging.getLogger(__name__)
+
+POLL_POSTGRES_S = 0.25
+Companion = Callable[[str, asyncio.Event], Coroutine[Any, Any, None]]
+"""Runs beside the server, given its URL and the stop event (the simulated plant of `demo`)."""
+
+
+def run_process(config: Config, companion: Companion | None = None) -> int:
+    """Serve until a signal comes; returns the exit code. Raises StartupError when it cannot start."""
+    if not config.embedded:
+        return _serve(config, config.database.url, None, companion)
+    postgres = EmbeddedPostgres(Path(config.data_dir))
+    try:
+        return _serve(config, postgres.start(), postgres, companion)
+    finally:
+        postgres.stop()
+
+
+def _serve(config: Config, dsn: str, postgres: EmbeddedPostgres | None, companion: Companion | None) -> int:
+    worker = Worker(config, dsn, postgres)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(worker.run(companion))
+    return 0
+
+
+class Worker:
+    """One process's parts and their life."""
+
+    def __init__(self, config: Config, dsn: str, postgres: EmbeddedPostgres | None) -> None:
+        self._config, self._dsn, self._postgres = config, dsn, postgres
+        self._metrics = Metrics()
+
+    async def run(self, companion: Companion | None) -> None:
+        """Start, serve, and stop in order."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signum, stop.set)
+        database = Database(self._dsn, self._config)
+        preparing = loop.create_task(self._prepare(database), name="prepare")
+        stopped = loop.create_task(stop.wait(), name="stop")
+        await asyncio.wait((preparing, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        try:
+            if not preparing.done():
+                preparing.cancel()
+                await asyncio.wait((preparing,))
+            else:
+                code = await preparing
+                await self._run_parts(database, code, stop, companion)
+        finally:
+            await database.close()
+
+    async def _prepare(self, database: Database) -> str | None:
+        """Tables, partitions, seed. Returns the page's one-time code, if the profile gives one."""
+        try:
+            connection = await database.connect()
+        except (*AWAY, asyncpg.PostgresError, ValueError) as error:
+            raise StartupError(f"cannot reach the database: {error or type(error).__name__}") from error
+        try:
+            await migrate.migrate(connection)
+        except asyncpg.PostgresError as error:
+            raise StartupError(f"the database cannot be prepared: {error}") from error
+        finally:
+            connection.terminate()
+        await database.open()
+        await upkeep.once(database, self._config.keep)
+        seed = self._config.seed
+        if seed.workflows:
+            await seed_workflows(WorkflowStore(database), seed.tenant, seed.workflows)
+        return await TokenStore(database).make_code(seed.tenant) if seed.page_code else None
+
+    async def _run_parts(
+        self, database: Database, code: str | None, stop: asyncio.Event, companion: Companion | None
+    ) -> None:
+        config, metrics = self._config, self._metrics
+        holder: Holder
+
+        def follows() -> bool:
+            return holder.holding
+
+        registry = WorkflowRegistry(WorkflowStore(database), follows)
+        hub = Hub(SnapshotReader(database, config.change.slot), follows, config.live, metrics)
+        holder = Holder(database, (registry, hub), config.change, config.keep.live_hours, metrics, registry.forget)
+        queues = [PartitionQueue(i, config.queue.max_rows, config.queue.max_bytes) for i in range(config.queue.partitions)]
+        writer = CopyWriter(database, metrics, config.http.request_timeout_s)
+        batches = [BatchLoop(queue, writer, config.batch, metrics) for queue in queues]
+        admission = Admission(config.http)
+        dashboards, routes = self._routes(database, registry, hub, holder, queues, admission)
+        metrics.gauges.append(lambda: _gauges(queues, batches, admission, hub, database))
+        async with asyncio.TaskGroup() as tasks:
+            for queue, batch in zip(queues, batches, strict=True):
+                tasks.create_task(batch.run(), name=f"batch-{queue.partition}")
+            tasks.create_task(database.watch(stop), name="database-watch")
+            tasks.create_task(holder.run(stop), name="holder")
+            tasks.create_task(hub.run(stop), name="hub")
+            tasks.create_task(upkeep.run(database, config.keep, stop), name="upkeep")
+            tasks.create_task(loop_lag.measure(metrics, stop), name="loop-lag")
+            tasks.create_task(self._keep_postgres(stop), name="postgres")
+            runner = web.AppRunner(
+                build_app(routes, config.http, metrics),
+                access_log=None,
+                handle_signals=False,
+                shutdown_timeout=1.0,
+                max_line_size=16_384,
+            )
+            try:
+                await runner.setup()
+                url = await self._listen(runner)
+                self._announce(url, code)
+                if companion is not None:
+                    tasks.create_task(companion(url, stop), name="companion")
+                await stop.wait()
+                log.info("stopping", extra={"under_way": admission.requests})
+            finally:
+                stop.set()
+                for site in list(runner.sites):
+                    await site.stop()
+                if not await admission.drain(config.http.drain_timeout_s):
+                    log.error("requests were cut off by the stop", extra={"requests": admission.requests})
+                for queue in queues:
+                    queue.close()
+                await dashboards.close()
+                await runner.cleanup()
+        log.info("stopped")
+
+    def _routes(
+        self,
+        database: Database,
+        registry: WorkflowRegistry,
+        hub: Hub,
+        holder: Holder,
+        queues: list[PartitionQueue],
+        admission: Admission,
+    ) -> tuple[DashboardRoutes, list[web.RouteDef]]:
+        config, metrics, seed = self._config, self._metrics, self._config.seed
+        tokens, reader = TokenStore(database), JudgmentReader(database)
+        known = {seed.token: Grant(seed.tenant, frozenset(SCOPES), None)} if seed.token else {}
+        access = Access(tokens, known)
+        judging = Judging(registry, queues, reader, metrics, config.http.request_timeout_s)
+        dashboards = DashboardRoutes(hub, access, metrics)
+        operate = OperateRoutes(
+            database,
+            admission,
+            metrics,
+            lambda: any(queue.rows >= config.queue.max_rows for queue in queues),
+            lambda: holder.holding,
+            build_openapi(),
+        )
+        groups = (
+            JudgmentRoutes(judging, reader, access, admission, lambda: database.available, metrics),
+            WorkflowRoutes(WorkflowStore(database), registry, access, admission),
+            operate,
+            dashboards,
+            PageRoutes(tokens, access, config.live.session_ttl_s),
+        )
+        return dashboards, [route for group in groups for route in group.routes()]
+
+    async def _listen(self, runner: web.AppRunner) -> str:
+        http = self._config.http
+        try:
+            await web.TCPSite(runner, http.host, http.port, backlog=http.backlog).start()
+        except (OSError, OverflowError) as error:
+            raise StartupError(f"cannot listen on {http.host}:{http.port}: {error}") from error
+        host, port = runner.addresses[0][:2]
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+    def _announce(self, url: str, code: str | None) -> None:
+        log.info("serving", extra={"url": url, "profile": self._config.profile, "embedded": self._config.embedded})
+        if code is not None:
+            print(f"\n  Judgify engine is ready. Open  {url}/?code={code}", flush=True)
+            print(f"  (the code works once; after that, sign in with the token {self._config.seed.token})\n", flush=True)
+        else:
+            print(f"Judgify engine is ready: {url}", flush=True)
+
+    async def _keep_postgres(self, stop: asyncio.Event) -> None:
+        """Start the embedded server again when it died."""
+        while self._postgres is not None and not stop.is_set():
+            try:
+                await asyncio.wait_for(stop.wait(), POLL_POSTGRES_S)
+            except TimeoutError:
+                self._postgres.poll()
+
+
+def _gauges(
+    queues: list[PartitionQueue], batches: list[BatchLoop], admission: Admission, hub: Hub, database: Database
+) -> list[tuple[str, str, dict[str, str], float]]:
+    rows: list[tuple[str, str, dict[str, str], float]] = []
+    for queue, batch in zip(queues, batches, strict=True):
+        labels = {"partition": str(queue.partition)}
+        rows += [
+            ("judgify_queue_rows", "Judgments queued or being committed.", labels, queue.rows),
+            ("judgify_queue_bytes", "Bytes of the judgments queued or being committed.", labels, queue.bytes),
+            ("judgify_queue_oldest_seconds", "Age of the oldest judgment not being committed yet.", labels, queue.oldest_age_s),
+            ("judgify_batch_size_rows", "Rows that the next commit may take.", labels, batch.size.rows),
+        ]
+    rows += [
+        ("judgify_requests_under_way", "Requests admitted and not answered.", {}, admission.requests),
+        ("judgify_request_bytes_under_way", "Bytes of their bodies.", {}, admission.bytes),
+        ("judgify_dashboards", "Open dashboards.", {}, hub.sockets),
+        ("judgify_database_available", "1 while PostgreSQL answers.", {}, float(database.available)),
+    ]
+    return rows
