@@ -6,6 +6,7 @@ pools, stop PostgreSQL.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable, Coroutine
@@ -131,7 +132,7 @@ class Worker:
         holder = Holder(database, (registry, hub), config.change, config.keep.live_hours, metrics, registry.forget)
         queues = [PartitionQueue(i, config.queue.max_rows, config.queue.max_bytes) for i in range(config.queue.partitions)]
         writer = CopyWriter(database, metrics, config.http.request_timeout_s)
-        batches = [BatchLoop(queue, writer, config.batch, metrics) for queue in queues]
+        batches = [BatchLoop(queue, writer, config.batch, metrics, config.http.request_timeout_s) for queue in queues]
         admission = Admission(config.http)
         dashboards, routes = self._routes(database, registry, hub, holder, queues, admission)
         metrics.gauges.append(lambda: _gauges(queues, batches, admission, hub, database))
@@ -153,6 +154,10 @@ class Worker:
             )
             try:
                 await runner.setup()
+                # What lives now lives for ever: the collector need not look at it again, nor so often.
+                gc.collect()
+                gc.freeze()
+                gc.set_threshold(20_000, 20, 50)
                 url = await self._listen(runner)
                 self._announce(url, code)
                 if companion is not None:
@@ -184,7 +189,7 @@ class Worker:
         tokens, reader = TokenStore(database), JudgmentReader(database)
         known = {seed.token: Grant(seed.tenant, frozenset(SCOPES), None)} if seed.token else {}
         access = Access(tokens, known)
-        judging = Judging(registry, queues, reader, metrics, config.http.request_timeout_s)
+        judging = Judging(registry, queues, reader, metrics)
         dashboards = DashboardRoutes(hub, access, metrics)
         operate = OperateRoutes(
             database,

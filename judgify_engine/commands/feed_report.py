@@ -114,8 +114,8 @@ class Tally:
             text.append(f"  and {len(by_rows) - SHOWN_REASONS} reasons more")
         trouble = f"  (last: {self.last_trouble})" if self.last_trouble else ""
         text.append(_counted("retries", self.retries) + trouble)
-        text.append(f"{'seconds':<24}{took_s:>12,.2f}")
-        text.append(f"{'rows/s':<24}{self.accepted / took_s:>12,.0f}")
+        text.append(f"{'seconds':<28}{took_s:>12,.2f}")
+        text.append(f"{'rows/s':<28}{self.accepted / took_s:>12,.0f}")
         if self.stopped_by:
             text.append(f"stopped early: {self.stopped_by}; the rest of the file was not read")
         if self.lost:
@@ -127,7 +127,7 @@ class Tally:
 
 
 def _counted(name: str, rows: int) -> str:
-    return f"{_one_line(name):<24}{rows:>12,}"
+    return f"{_one_line(name):<28}{rows:>12,}"
 
 
 def _one_line(text: str) -> str:

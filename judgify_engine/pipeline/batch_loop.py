@@ -15,12 +15,18 @@ from judgify_engine.pipeline.ports import JudgmentWriter
 
 log = logging.getLogger(__name__)
 
+SWEEP_S = 0.5
+
 
 class BatchLoop:
     """Takes batches from one queue and has them committed, a few at once."""
 
-    def __init__(self, queue: PartitionQueue, writer: JudgmentWriter, config: BatchConfig, metrics: Metrics) -> None:
+    def __init__(
+        self, queue: PartitionQueue, writer: JudgmentWriter, config: BatchConfig, metrics: Metrics, timeout_s: float
+    ) -> None:
+        """`timeout_s`: longest time from `put` to an answer."""
         self._queue, self._writer, self._config, self._metrics = queue, writer, config, metrics
+        self._timeout_s = timeout_s
         self.size = BatchSize(config.min_rows, config.max_rows, config.target_latency_s)
         self._free = asyncio.Semaphore(config.commits_in_flight)
         self._in_flight = 0
@@ -28,14 +34,25 @@ class BatchLoop:
 
     async def run(self) -> None:
         """Until the queue is closed and empty; then all that was accepted has its outcome."""
-        async with asyncio.TaskGroup() as commits:
-            while await self._queue.wait():
-                await self._free.acquire()
-                if self._in_flight and len(self._queue) < self._last_rows // 2 and not self._queue.closed:
-                    await asyncio.sleep(self._config.max_wait_s)
-                batch = self._queue.take(self.size.rows, self._config.max_bytes)
-                self._in_flight += 1
-                commits.create_task(self._commit(batch), name=f"commit-{self._queue.partition}")
+        sweeper = asyncio.create_task(self._sweep(), name=f"sweep-{self._queue.partition}")
+        try:
+            async with asyncio.TaskGroup() as commits:
+                while await self._queue.wait():
+                    await self._free.acquire()
+                    if self._in_flight and len(self._queue) < self._last_rows // 2 and not self._queue.closed:
+                        await asyncio.sleep(self._config.max_wait_s)
+                    batch = self._queue.take(self.size.rows, self._config.max_bytes)
+                    self._in_flight += 1
+                    commits.create_task(self._commit(batch), name=f"commit-{self._queue.partition}")
+        finally:
+            sweeper.cancel()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            given_up = self._queue.give_up(self._timeout_s)
+            if given_up:
+                log.error("judgments were not committed in time", extra={"rows": given_up})
 
     async def _commit(self, batch: list[Waiting]) -> None:
         loop = asyncio.get_running_loop()

@@ -42,7 +42,7 @@ class KeySource(Protocol):
 
 
 class Judging:
-    """Decides and has it committed. `timeout_s`: longest wait for the commit."""
+    """Decides and has it committed."""
 
     def __init__(
         self,
@@ -50,10 +50,8 @@ class Judging:
         queues: Sequence[PartitionQueue],
         keys: KeySource,
         metrics: Metrics,
-        timeout_s: float,
     ) -> None:
         self._registry, self._queues, self._keys, self._metrics = registry, queues, keys, metrics
-        self._timeout_s = timeout_s
         self._under_way: dict[tuple[str, str], tuple[bytes, asyncio.Future[bytes]]] = {}
 
     async def execute(self, tenant_id: str, asked: Asked, started_s: float, key: str | None) -> Answer:
@@ -146,24 +144,15 @@ class Judging:
     async def _commit(self, judgment: Judgment) -> Outcome:
         queue = self._queues[partition_of(judgment.tenant_id, len(self._queues))]
         future = queue.put(judgment)
-        timer = asyncio.get_running_loop().call_later(self._timeout_s, _give_up, future)
         try:
             outcome = await future
         except asyncio.CancelledError:
             if future.cancelled():  # the commit ended in a way nobody foresaw; it is logged where it did
                 raise Unavailable("the commit was interrupted") from None
             raise
-        finally:
-            timer.cancel()
-        if isinstance(outcome, JudgifyError) and isinstance(outcome, CommitUnknown):
+        if isinstance(outcome, CommitUnknown):
             outcome.extra["judgment_id"] = str(UUID(bytes=judgment.id))
         return outcome
-
-
-def _give_up(future: "asyncio.Future[Outcome]") -> None:
-    if not future.done():
-        detail = "this was not committed in time and may still be; look it up by its id before you send it again"
-        future.set_result(CommitUnknown(detail, retry_after_s=5.0))
 
 
 def _fingerprint(asked: Asked) -> bytes:

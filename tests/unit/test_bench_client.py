@@ -164,4 +164,4 @@ def test_soak_tells_flat_from_growing() -> None:
 
     assert judge_flatness([sample(n * 5.0, 150 + n % 3, 1 + n % 2) for n in range(20)]) == []
     assert "memory grew" in judge_flatness([sample(n * 5.0, 150 + 5 * n, 1) for n in range(20)])[0]
-    assert "WAL" in judge_flatness([sample(n * 5.0, 150, 3 * n * n) for n in range(20)])[0]
+    assert "WAL" in judge_flatness([sample(n * 5.0, 150, 10 * n) for n in range(20)])[0]

@@ -88,9 +88,10 @@ export function makeChart(host: HTMLElement, spec: ChartSpec, announce: (words: 
           grid: { show: false },
           ticks: { show: false },
           // A label that would be cut at the right edge is left out, and so are all before the first data.
-          values: (u, splits, _axis, _space, step) => {
-            const end = window === nothing ? -Infinity : u.over.clientWidth - 22;
-            return splits.map((at) => (u.valToPos(at, "x") > end ? "" : spec.tick(at, step)));
+          values: (_u, splits, _axis, _space, step) => {
+            const [from, to] = window;
+            const end = window === nothing ? -Infinity : to - ((to - from) * 22) / Math.max(host.clientWidth - 68, 100);
+            return splits.map((at) => (at > end ? "" : spec.tick(at, step)));
           },
         },
         {
