@@ -27,7 +27,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of all sections: immutable, and a key that it does not know is an error."""
 
 
-class HttpConfig(Section):
+class HttpConfig(Section, frozen=True):
     """The HTTP edge."""
 
     host: str = "127.0.0.1"
@@ -47,7 +47,7 @@ class HttpConfig(Section):
     """Longest time that a stop waits for what was accepted."""
 
 
-class DatabaseConfig(Section):
+class DatabaseConfig(Section, frozen=True):
     """Where PostgreSQL is."""
 
     url: str = ""
@@ -58,7 +58,7 @@ class DatabaseConfig(Section):
     """Connections for look-ups, lists and administration (commits have their own)."""
 
 
-class QueueConfig(Section):
+class QueueConfig(Section, frozen=True):
     """Judgments that wait for a commit, per partition."""
 
     partitions: Annotated[int, Meta(ge=1, le=64)] = 8
@@ -66,7 +66,7 @@ class QueueConfig(Section):
     max_bytes: Bytes = 64 * MIB
 
 
-class BatchConfig(Section):
+class BatchConfig(Section, frozen=True):
     """How judgments gather into one COPY."""
 
     min_rows: Annotated[int, Meta(ge=1, le=10_000)] = 10
@@ -80,7 +80,7 @@ class BatchConfig(Section):
     """Commits of one partition at once."""
 
 
-class ChangeConfig(Section):
+class ChangeConfig(Section, frozen=True):
     """Reading the write-ahead log and rolling it up."""
 
     slot: Annotated[str, Meta(pattern="^[a-z0-9_]{1,63}$")] = "judgify_cdc"
@@ -92,7 +92,7 @@ class ChangeConfig(Section):
     """How often a process that does not hold the slot tries to take it."""
 
 
-class LiveConfig(Section):
+class LiveConfig(Section, frozen=True):
     """Dashboards."""
 
     max_sockets: Count = 10_000
@@ -102,7 +102,7 @@ class LiveConfig(Section):
     """How long the page stays signed in."""
 
 
-class KeepConfig(Section):
+class KeepConfig(Section, frozen=True):
     """How long things are kept."""
 
     idempotency_days: Annotated[int, Meta(ge=1, le=3650)] = 7
@@ -111,14 +111,14 @@ class KeepConfig(Section):
     """How long the fine buckets (5 s) behind the live charts are kept; hourly ones are kept for ever."""
 
 
-class LogConfig(Section):
+class LogConfig(Section, frozen=True):
     """What the process says about itself, on stderr."""
 
     format: Literal["console", "json"] = "json"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class SeedConfig(Section):
+class SeedConfig(Section, frozen=True):
     """What a profile for trying things brings along. Empty in every other profile."""
 
     token: str = ""
@@ -128,7 +128,7 @@ class SeedConfig(Section):
     """Print an address with a one-time code that opens the page without a login form."""
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """All settings of one process."""
 
     profile: str = "standard"
@@ -223,7 +223,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[tuple[str, ...], Any]:
 
 
 def _long_names() -> dict[str, tuple[str, ...]]:
-    names = {}
+    names: dict[str, tuple[str, ...]] = {}
     for section in msgspec.structs.fields(Config):
         if isinstance(section.type, type) and issubclass(section.type, Section):
             for field in msgspec.structs.fields(section.type):

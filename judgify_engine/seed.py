@@ -23,7 +23,8 @@ def example(number: int) -> WorkflowDefinition:
         rules=[
             Rule(
                 name="hot and shaking",
-                when=f"has(input.temperature) && has(input.vibration) && input.temperature > {hot} && input.vibration > {shaken}",
+                when=f"has(input.temperature) && has(input.vibration) && "
+                f"input.temperature > {hot} && input.vibration > {shaken}",
                 result={"verdict": "reject", "reason": "temperature and vibration too high"},
                 confidence=0.97,
             ),

@@ -14,7 +14,7 @@ class Position(NamedTuple):
     """
 
     lsn: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs of a position
 
     def __str__(self) -> str:
         return f"{format_lsn(self.lsn)}-{self.index}"

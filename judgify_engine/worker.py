@@ -118,9 +118,7 @@ class Worker:
             await seed_workflows(WorkflowStore(database), seed.tenant, seed.workflows)
         return await TokenStore(database).make_code(seed.tenant) if seed.page_code else None
 
-    async def _run_parts(
-        self, database: Database, code: str | None, stop: asyncio.Event, companion: Companion | None
-    ) -> None:
+    async def _run_parts(self, database: Database, code: str | None, stop: asyncio.Event, companion: Companion | None) -> None:
         config, metrics = self._config, self._metrics
         holder: Holder
 
@@ -244,7 +242,12 @@ def _gauges(
         rows += [
             ("judgify_queue_rows", "Judgments queued or being committed.", labels, queue.rows),
             ("judgify_queue_bytes", "Bytes of the judgments queued or being committed.", labels, queue.bytes),
-            ("judgify_queue_oldest_seconds", "Age of the oldest judgment not being committed yet.", labels, queue.oldest_age_s),
+            (
+                "judgify_queue_oldest_seconds",
+                "Age of the oldest judgment not being committed yet.",
+                labels,
+                queue.oldest_age_s,
+            ),
             ("judgify_batch_size_rows", "Rows that the next commit may take.", labels, batch.size.rows),
         ]
     rows += [

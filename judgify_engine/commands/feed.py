@@ -201,8 +201,7 @@ class Feeder:
             asyncio.TaskGroup() as tasks,
         ):
             senders = [
-                tasks.create_task(self._send_rows(session), name=f"feed-{number}")
-                for number in range(self._concurrency)
+                tasks.create_task(self._send_rows(session), name=f"feed-{number}") for number in range(self._concurrency)
             ]
             stopper = tasks.create_task(self._cancel_when_stopped(senders), name="feed-stopper")
             await asyncio.wait(senders)

@@ -131,9 +131,7 @@ async def run_plant(url: str, token: str, rate_per_s: float, stop: asyncio.Event
         aiohttp.ClientSession(connector=connector, timeout=timeout, headers=client.headers) as session,
         asyncio.TaskGroup() as tasks,
     ):
-        senders = [
-            tasks.create_task(client.send_readings(session), name=f"plant-{number}") for number in range(CONCURRENCY)
-        ]
+        senders = [tasks.create_task(client.send_readings(session), name=f"plant-{number}") for number in range(CONCURRENCY)]
         try:
             await _offer_readings(client, plant, rate_per_s, stop)
         finally:

@@ -153,9 +153,7 @@ def _read_header(reader: "Iterator[list[str]]") -> list[str]:
     return names
 
 
-def _csv_rows(
-    lines: LineReader, reader: "Iterator[list[str]]", names: list[str], prefix: bytes
-) -> Iterator[Row | BadRow]:
+def _csv_rows(lines: LineReader, reader: "Iterator[list[str]]", names: list[str], prefix: bytes) -> Iterator[Row | BadRow]:
     keys = [msgspec.json.encode(name) + b":" for name in names]
     timestamp_at = names.index(TIMESTAMP_COLUMN) if TIMESTAMP_COLUMN in names else -1
     while True:

@@ -20,7 +20,8 @@ _FACTS = """
 SELECT (SELECT count(*) FROM judgment_executions) AS stored,
        (SELECT coalesce(sum(total_executions), 0)::bigint FROM judgment_metrics_hourly) AS rolled_up,
        (SELECT commit_lsn::text FROM cdc_positions WHERE slot_name = $1) AS position,
-       (SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint FROM pg_replication_slots WHERE slot_name = $1) AS lag
+       (SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint FROM pg_replication_slots
+         WHERE slot_name = $1) AS lag
 """
 
 

@@ -9,7 +9,6 @@ from judgify_engine.commands.options import add_settings, settings
 from judgify_engine.errors import SettingsError
 from judgify_engine.observe import logs
 from judgify_engine.pipeline.access import SCOPES
-from judgify_engine.store.pool import Database
 from judgify_engine.store.tokens import TokenStore
 
 MAX_NAME = 200
@@ -76,5 +75,3 @@ async def _revoke(store: TokenStore, args: argparse.Namespace) -> int:
         return 1
     print(f"token {args.token_id} is revoked", file=sys.stderr)
     return 0
-
-

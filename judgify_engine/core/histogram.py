@@ -7,6 +7,7 @@ VLDB 2019), with bounds as whole microseconds so that PostgreSQL's `width_bucket
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 LOWEST_US = 1
 HIGHEST_US = 30_000_000
@@ -26,11 +27,7 @@ def _make_bounds() -> tuple[int, ...]:
 
 BOUNDS_US = _make_bounds()
 """Bucket i counts values v with BOUNDS_US[i-1] <= v < BOUNDS_US[i]; bucket 0 is below the first bound."""
-_MIDDLES_US = (
-    0.0,
-    *((low + min(high - 1, high)) / 2 for low, high in zip(BOUNDS_US, BOUNDS_US[1:], strict=False)),
-    float(BOUNDS_US[-1]),
-)
+_MIDDLES_US = (0.0, *((low + high - 1) / 2 for low, high in pairwise(BOUNDS_US)), float(BOUNDS_US[-1]))
 
 
 def bucket_of(value_us: int) -> int:

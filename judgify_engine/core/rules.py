@@ -50,12 +50,43 @@ class WorkflowDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
 
 KNOWN_FUNCTIONS = frozenset(
-    "size int uint double string bytes timestamp duration type dyn contains startsWith endsWith matches of none hasValue "
-    "value orValue or getFullYear getMonth getDate getDayOfMonth getDayOfWeek getDayOfYear getHours getMinutes getSeconds "
-    "getMilliseconds".split()
+    [
+        "size",
+        "int",
+        "uint",
+        "double",
+        "string",
+        "bytes",
+        "timestamp",
+        "duration",
+        "type",
+        "dyn",
+        "contains",
+        "startsWith",
+        "endsWith",
+        "matches",
+        "of",
+        "none",
+        "hasValue",
+        "value",
+        "orValue",
+        "or",
+        "getFullYear",
+        "getMonth",
+        "getDate",
+        "getDayOfMonth",
+        "getDayOfWeek",
+        "getDayOfYear",
+        "getHours",
+        "getMinutes",
+        "getSeconds",
+        "getMilliseconds",
+    ]
 )
-KNOWN_NAMES = frozenset("input context int uint double bool string bytes list map null_type type optional".split())
-MACROS = frozenset("all exists exists_one existsOne map filter".split())
+KNOWN_NAMES = frozenset(
+    ["input", "context", "int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type", "optional"]
+)
+MACROS = frozenset(["all", "exists", "exists_one", "existsOne", "map", "filter"])
 
 _TOKEN = re.compile(
     r"""(?P<string>[rRbB]{0,2}(?:\"\"\"(?:\\.|[^\\])*?\"\"\"|'''(?:\\.|[^\\])*?'''|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'))
@@ -95,7 +126,7 @@ class CompiledWorkflow:
             asked = cel.Context(
                 {"input": _pick(input_data, self._input_fields), "context": _pick(context, self._context_fields)}
             )
-            for index, execute, result, confidence in self._rules:  # noqa: B007 - the handler below names the rule
+            for index, execute, result, confidence in self._rules:
                 matched = execute(asked)
                 if matched is True:
                     return Verdict(result, confidence, index, None)

@@ -4,7 +4,7 @@ All figures in messages are absolute. A state holds for one position; a delta is
 """
 
 from collections import defaultdict
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -82,10 +82,7 @@ class ViewState:
         self._total.add(sums)
         self._seconds[second] += sums.total
         bucket, fine = second - second % self._bucket_s, second - second % FINE_BUCKET_S
-        for table, place in ((self._workflows, workflow), (self._chart, bucket), (self._live, fine)):
-            known = table.get(place)  # type: ignore[attr-defined]
-            if known is None:
-                known = table[place] = Sums(histogram={})  # type: ignore[index]
+        for known in (_at(self._workflows, workflow), _at(self._chart, bucket), _at(self._live, fine)):
             known.add(sums)
         self._changed_chart.add(bucket)
         self._changed_live.add(fine)
@@ -109,7 +106,11 @@ class ViewState:
     def update(self, now_s: float) -> bytes:
         """What changed since the last update, as `real_time_update`."""
         message = self._message(
-            "real_time_update", now_s, self._changed_chart, self._changed_live, [*self._changed_workflows][:MAX_WORKFLOWS]
+            "real_time_update",
+            now_s,
+            self._changed_chart,
+            self._changed_live,
+            [*self._changed_workflows][:MAX_WORKFLOWS],
         )
         self.settle()
         return message
@@ -124,7 +125,10 @@ class ViewState:
         self._changed_chart, self._changed_live, self._changed_workflows = set(), set(), set()
 
     def _forget_old(self, now_s: float) -> None:
-        for table, window_s in ((self._chart, FRAMES_S[self.key.timeframe] + self._bucket_s), (self._live, LIVE_WINDOW_S)):
+        for table, window_s in (
+            (self._chart, FRAMES_S[self.key.timeframe] + self._bucket_s),
+            (self._live, LIVE_WINDOW_S),
+        ):
             for start in [start for start in table if start < now_s - window_s]:
                 del table[start]
 
@@ -168,6 +172,17 @@ class ViewState:
                 ],
             }
         )
+
+
+K = TypeVar("K")
+
+
+def _at(table: dict[K, Sums], place: K) -> Sums:
+    """The sums at a place, made when it is new."""
+    known = table.get(place)
+    if known is None:
+        known = table[place] = Sums(histogram={})
+    return known
 
 
 def summary_of(total: Sums, results: dict[str, int]) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from judgify_engine.config import HttpConfig
 from judgify_engine.errors import JudgifyError, MethodNotAllowed, NotFound, Rejected
@@ -13,8 +14,6 @@ from judgify_engine.observe.metrics import Metrics
 from judgify_engine.wire.problem import encode_problem
 
 log = logging.getLogger(__name__)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class BadRequest(Rejected):
@@ -30,7 +29,7 @@ def build_app(routes: Iterable[web.RouteDef], config: HttpConfig, metrics: Metri
     return app
 
 
-def _answer_errors(metrics: Metrics) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def _answer_errors(metrics: Metrics) -> Middleware:
     requests: Counter[tuple[str, int]] = metrics.requests
 
     @web.middleware

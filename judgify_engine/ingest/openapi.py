@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document, generated from the very types that decode requests and encode answers."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -45,6 +46,7 @@ def _parameter(name: str, where: str, schema: dict[str, Any], text: str) -> dict
 _WORKFLOW_ID = _parameter("workflow_id", "path", {"type": "string", "pattern": WORKFLOW_ID}, "The workflow's id.")
 _LIMIT = _parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}, "Items in one page.")
 _CURSOR = _parameter("cursor", "query", {"type": "string"}, "`next_cursor` of the page before.")
+_UUID = {"type": "string", "format": "uuid"}
 _TIME = {"type": "string", "format": "date-time"}
 _KEY = _parameter(
     "Idempotency-Key",
@@ -63,20 +65,21 @@ _FILTERS = (
 _OPERATIONS = (
     _Operation(
         "post", "/api/v1/judgments/execute", "Judgments", "Judge, commit, then answer", "execute",
-        {200: (JudgmentAnswer, "Decided, and on disk.")}, (400, 401, 403, 404, 409, 410, 413, 422, 503), ExecuteRequest, (_KEY,),
+        {200: (JudgmentAnswer, "Decided, and on disk.")}, (400, 401, 403, 404, 409, 410, 413, 422, 503),
+        ExecuteRequest, (_KEY,),
     ),
     _Operation(
         "get", "/api/v1/judgments", "Judgments", "List, newest first", "read", {200: (JudgmentPage, "A page.")},
         (401, 403, 422, 503), None, (*_FILTERS, _LIMIT, _CURSOR),
     ),
     _Operation(
-        "get", "/api/v1/judgments/{judgment_id}", "Judgments", "One whole record", "read", {200: (JudgmentRecord, "The record.")},
-        (401, 403, 404, 503), None,
-        (_parameter("judgment_id", "path", {"type": "string", "format": "uuid"}, "As the answer gave it."),),
+        "get", "/api/v1/judgments/{judgment_id}", "Judgments", "One whole record", "read",
+        {200: (JudgmentRecord, "The record.")}, (401, 403, 404, 503), None,
+        (_parameter("judgment_id", "path", _UUID, "As the answer gave it."),),
     ),
     _Operation(
-        "get", "/api/v1/workflows", "Workflows", "List", "read", {200: (WorkflowPage, "A page.")}, (401, 403, 422, 503), None,
-        (_LIMIT, _CURSOR),
+        "get", "/api/v1/workflows", "Workflows", "List", "read", {200: (WorkflowPage, "A page.")},
+        (401, 403, 422, 503), None, (_LIMIT, _CURSOR),
     ),
     _Operation(
         "get", "/api/v1/workflows/{workflow_id}", "Workflows", "One version", "read", {200: (WorkflowAnswer, "The version.")},
@@ -145,14 +148,17 @@ def build_openapi() -> bytes:
     return msgspec.json.encode(document)
 
 
-def _describe(operation: _Operation, schema_of: dict[type[Any], dict[str, Any]]) -> dict[str, Any]:
+def _describe(operation: _Operation, schema_of: Mapping[Any, dict[str, Any]]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, (kind, text) in operation.answers.items():
         responses[str(status)] = {"description": text}
         if kind is not None:
             responses[str(status)]["content"] = {"application/json": {"schema": schema_of[kind]}}
     for status in operation.errors:
-        responses[str(status)] = {"description": _ERRORS[status], "content": {CONTENT_TYPE: {"schema": schema_of[Problem]}}}
+        responses[str(status)] = {
+            "description": _ERRORS[status],
+            "content": {CONTENT_TYPE: {"schema": schema_of[Problem]}},
+        }
         if status == 503:
             responses["503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
     described: dict[str, Any] = {"tags": [operation.tag], "summary": operation.summary, "responses": responses}

@@ -79,6 +79,4 @@ class OperateRoutes:
 
 
 def _json(body: dict[str, Any], status: int = 200) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(body), content_type=JSON, status=status, headers={"Cache-Control": "no-store"}
-    )
+    return web.Response(body=msgspec.json.encode(body), content_type=JSON, status=status, headers={"Cache-Control": "no-store"})

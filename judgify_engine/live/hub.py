@@ -15,8 +15,8 @@ from typing import Protocol
 from judgify_engine.config import LiveConfig
 from judgify_engine.core.model import Change
 from judgify_engine.core.rollup import Delta
-from judgify_engine.errors import Overloaded, RetryLater
 from judgify_engine.core.view import Snapshot, ViewKey, ViewState
+from judgify_engine.errors import Overloaded, RetryLater
 from judgify_engine.observe.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 STANDBY_REFRESH_S = 1.0
 MAX_BACKLOG = 10_000
 MAX_VIEWS = 1000
-
 
 
 class SnapshotSource(Protocol):

@@ -19,7 +19,13 @@ SECURITY = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",  # an address with a code must not travel
 }
-TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".map": "application/json"}
+TYPES = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".map": "application/json",
+}
 TYPES |= {".png": "image/png", ".json": "application/json", ".txt": "text/plain"}
 
 
@@ -84,8 +90,15 @@ class PageRoutes:
         content = self._files.get(f"assets/{name}")
         if content is None:
             raise NotFound(f"there is nothing at {request.path[:200]}")
-        headers = {**SECURITY, "Cache-Control": "public, max-age=31536000, immutable"}
-        return web.Response(body=content, content_type=TYPES.get(Path(name).suffix, "application/octet-stream"), headers=headers)
+        headers = {**SECURITY, "Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
+        for encoding, suffix in (("br", ".br"), ("gzip", ".gz")):
+            packed = self._files.get(f"assets/{name}{suffix}")
+            if packed is not None and encoding in request.headers.get("Accept-Encoding", ""):
+                headers["Content-Encoding"], content = encoding, packed
+                break
+        return web.Response(
+            body=content, content_type=TYPES.get(Path(name).suffix, "application/octet-stream"), headers=headers
+        )
 
     async def session(self, request: web.Request) -> web.Response:
         """Who is signed in."""
@@ -134,7 +147,9 @@ class PageRoutes:
         content = self._files.get(name)
         if content is None:
             raise NotFound("the page was not built; run `make setup`")
-        return web.Response(body=content, content_type="text/html", charset="utf-8", headers={**SECURITY, "Cache-Control": "no-cache"})
+        return web.Response(
+            body=content, content_type="text/html", charset="utf-8", headers={**SECURITY, "Cache-Control": "no-cache"}
+        )
 
     @staticmethod
     def check_origin(request: web.Request) -> None:

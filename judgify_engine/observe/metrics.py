@@ -87,7 +87,9 @@ class Metrics(Collector):
 
     def _stages(self) -> Iterator[Metric]:
         stages = HistogramMetricFamily(
-            "judgify_stage_duration_seconds", "Time that a judgment, a batch or a change spends in a stage.", labels=["stage"]
+            "judgify_stage_duration_seconds",
+            "Time that a judgment, a batch or a change spends in a stage.",
+            labels=["stage"],
         )
         for stage in ("admit", "decode", "judge", "queue", "commit", "answer", "rollup", "push"):
             histogram: Histogram = getattr(self, stage)
@@ -116,8 +118,16 @@ class Metrics(Collector):
         yield changes
         for name, text, value in (
             ("judgify_push_messages", "Messages written to dashboards.", self.push_messages),
-            ("judgify_push_skipped", "Messages that a slow dashboard missed; it got the latest state later.", self.push_skipped),
-            ("judgify_commits_resolved", "Commits whose outcome was unknown at first and was found out.", self.commits_resolved),
+            (
+                "judgify_push_skipped",
+                "Messages that a slow dashboard missed; it got the latest state later.",
+                self.push_skipped,
+            ),
+            (
+                "judgify_commits_resolved",
+                "Commits whose outcome was unknown at first and was found out.",
+                self.commits_resolved,
+            ),
             ("judgify_dead_letters", "Judgments that PostgreSQL refused.", self.dead_letters),
         ):
             yield CounterMetricFamily(name, text, value)
@@ -136,7 +146,9 @@ class Metrics(Collector):
             lag = max(0, self.wal_end_lsn - self.confirmed_lsn)
             yield GaugeMetricFamily("judgify_wal_lag_bytes", "Log written but not confirmed as rolled up.", lag)
             behind = self.changes_decoded - self.changes_applied
-            seconds = max(0.0, time.time() - self.newest_applied_commit_us / 1e6) if behind and self.newest_applied_commit_us else 0.0
+            seconds = (
+                max(0.0, time.time() - self.newest_applied_commit_us / 1e6) if behind and self.newest_applied_commit_us else 0.0
+            )
             yield GaugeMetricFamily("judgify_wal_lag_seconds", "Age of the newest rolled up commit while others wait.", seconds)
         with self._process.oneshot():
             cpu = self._process.cpu_times()

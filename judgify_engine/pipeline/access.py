@@ -105,5 +105,7 @@ class Access:
 
 def _with_scope(grant: Grant, scope: str) -> Grant:
     if scope not in grant.scopes:
-        raise Forbidden(f"this needs the scope {scope!r}; the token has {', '.join(sorted(grant.scopes)) or 'none'}", scope=scope)
+        raise Forbidden(
+            f"this needs the scope {scope!r}; the token has {', '.join(sorted(grant.scopes)) or 'none'}", scope=scope
+        )
     return grant

@@ -23,7 +23,16 @@ JUDGMENTS = "judgment_executions"
 WORKFLOWS = "workflows"
 WANTED: dict[str, frozenset[str] | None] = {
     JUDGMENTS: frozenset(
-        "tenant_id workflow_id status method_used execution_time_ms confidence_score final_result created_at".split()
+        [
+            "tenant_id",
+            "workflow_id",
+            "status",
+            "method_used",
+            "execution_time_ms",
+            "confidence_score",
+            "final_result",
+            "created_at",
+        ]
     ),
     WORKFLOWS: None,
 }

@@ -94,9 +94,7 @@ class CopyWriter:
         keyed = sorted((j for j in judgments if j.idempotency_key is not None), key=_key)  # one order: no deadlocks
         async with connection.transaction():
             columns = [j.tenant_id for j in keyed], [j.idempotency_key for j in keyed]
-            rows = await connection.fetch(
-                _INSERT_KEYS, *columns, [j.fingerprint for j in keyed], [j.id.hex() for j in keyed]
-            )
+            rows = await connection.fetch(_INSERT_KEYS, *columns, [j.fingerprint for j in keyed], [j.id.hex() for j in keyed])
             won = {row["judgment_id"].bytes for row in rows}
             lost = {j.id for j in keyed} - won
             await _copy(connection, [j for j in judgments if j.id not in lost])
@@ -144,7 +142,14 @@ class CopyWriter:
         reason = str(error)
         log.warning("postgres refused a judgment", extra={"sqlstate": error.sqlstate, "workflow_id": judgment.workflow_id})
         self._metrics.dead_letters += 1
-        values = (judgment.tenant_id, judgment.workflow_id, judgment.input_data, judgment.context, error.sqlstate, reason)
+        values = (
+            judgment.tenant_id,
+            judgment.workflow_id,
+            judgment.input_data,
+            judgment.context,
+            error.sqlstate,
+            reason,
+        )
         try:
             async with self._database.query() as connection:
                 await connection.execute(_BURY, *values)

@@ -186,7 +186,19 @@ class EmbeddedPostgres:
         if self._user:
             os.chown(fresh, self._user["user"], self._user["group"])
         log.info("making a new postgres cluster", extra={"path": str(self.pgdata)})
-        command = [self._bin / "initdb", "-D", fresh, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N"]
+        command: list[str | Path] = [
+            self._bin / "initdb",
+            "-D",
+            fresh,
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+            "-N",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, start_new_session=True, **self._user, check=False)
         if done.returncode != 0:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -234,7 +246,7 @@ class EmbeddedPostgres:
                 stdout=log_fd,
                 stderr=log_fd,
                 start_new_session=True,  # Ctrl-C in the terminal is ours to hand on, in the right order
-                preexec_fn=_die_with_parent(),  # noqa: PLW1509 - no threads yet at first start; it only calls prctl
+                preexec_fn=_die_with_parent(),
                 **self._user,
             )
         finally:

@@ -29,7 +29,7 @@ async def migrate(connection: "asyncpg.Connection[Any]", folder: Path | None = N
     await _check_server(connection)
     await connection.execute("SELECT pg_advisory_lock($1)", LOCK_KEY, timeout=120)
     try:
-        return await _apply(connection, folder or resources.folder("sql"))
+        return await _apply(connection, _read(folder or resources.folder("sql")))
     finally:
         await connection.execute("SELECT pg_advisory_unlock($1)", LOCK_KEY)
 
@@ -46,29 +46,37 @@ async def _check_server(connection: "asyncpg.Connection[Any]") -> None:
             log.warning("a server setting puts committed judgments at risk", extra={"setting": setting})
 
 
-async def _apply(connection: "asyncpg.Connection[Any]", folder: Path) -> list[str]:
+def _read(folder: Path) -> list[tuple[int, str, str]]:
+    """(number, name, text) of each migration, in order. Small files, read once before anything is served."""
+    found = [
+        (int(path.name[:4]), path.name, path.read_text(encoding="utf-8")) for path in folder.iterdir() if NAME.match(path.name)
+    ]
+    if not found:
+        raise StartupError(f"no migrations found in {folder}")
+    return sorted(found)
+
+
+async def _apply(connection: "asyncpg.Connection[Any]", migrations: list[tuple[int, str, str]]) -> list[str]:
     await connection.execute(
         "CREATE TABLE IF NOT EXISTS schema_migrations (number integer PRIMARY KEY, name text NOT NULL,"
         " checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
     )
     applied = {row["number"]: row["checksum"] for row in await connection.fetch("SELECT * FROM schema_migrations")}
-    files = sorted(path for path in folder.iterdir() if NAME.match(path.name))
-    if not files:
-        raise StartupError(f"no migrations found in {folder}")
     done = []
-    for path in files:
-        number = int(path.name[:4])
-        text = path.read_text(encoding="utf-8")
+    for number, name, text in migrations:
         checksum = hashlib.sha256(text.encode()).hexdigest()
         if number in applied:
             if applied[number] != checksum:
-                raise StartupError(f"migration {path.name} was changed after it had been applied")
+                raise StartupError(f"migration {name} was changed after it had been applied")
             continue
         async with connection.transaction():
             await connection.execute(text, timeout=600)
             await connection.execute(
-                "INSERT INTO schema_migrations (number, name, checksum) VALUES ($1, $2, $3)", number, path.name, checksum
+                "INSERT INTO schema_migrations (number, name, checksum) VALUES ($1, $2, $3)",
+                number,
+                name,
+                checksum,
             )
-        log.info("migration applied", extra={"migration": path.name})
-        done.append(path.name)
+        log.info("migration applied", extra={"migration": name})
+        done.append(name)
     return done

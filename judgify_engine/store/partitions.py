@@ -36,7 +36,8 @@ async def make_ahead(connection: "asyncpg.Connection[Any]", now: datetime) -> li
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
         rows = await connection.fetch(
-            "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = $1::regclass", TABLE
+            "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = $1::regclass",
+            TABLE,
         )
         existing = {row["relname"] for row in rows}
         for name, start, end in months(now, MONTHS_AHEAD):
@@ -54,9 +55,7 @@ async def make_ahead(connection: "asyncpg.Connection[Any]", now: datetime) -> li
 
 
 async def _make(connection: "asyncpg.Connection[Any]", name: str, start: datetime, end: datetime) -> None:
-    low, high = await connection.fetchrow(
-        "SELECT judgify_uuid7_floor($1)::text, judgify_uuid7_floor($2)::text", start, end
-    )
+    low, high = await connection.fetchrow("SELECT judgify_uuid7_floor($1)::text, judgify_uuid7_floor($2)::text", start, end)
     # Names and bounds are ours (see `months`), and DDL takes no parameters.
     await connection.execute(f"CREATE TABLE {name} PARTITION OF {TABLE} FOR VALUES FROM ('{low}') TO ('{high}')")
     await connection.execute(f"ALTER TABLE {name} REPLICA IDENTITY FULL")

@@ -63,24 +63,29 @@ DELETE FROM judgment_metrics_hourly; DELETE FROM judgment_results_hourly;
 DELETE FROM judgment_metrics_timeseries WHERE metric_name = 'execution_time_ms'
 """
 _BY_BUCKET = """
-  SELECT tenant_id, workflow_id, {time} AS bucket, status, width_bucket(round(execution_time_ms * 1000)::bigint, $1::bigint[]) AS slot,
-         count(*) AS total, count(*) FILTER (WHERE method_used = 'rule') AS rule, count(*) FILTER (WHERE method_used = 'llm') AS llm,
-         sum(round(execution_time_ms * 1000)::bigint)::bigint AS us, sum(round(confidence_score * 1000000)::bigint)::bigint AS ppm
+  SELECT tenant_id, workflow_id, {time} AS bucket, status,
+         width_bucket(round(execution_time_ms * 1000)::bigint, $1::bigint[]) AS slot,
+         count(*) AS total, count(*) FILTER (WHERE method_used = 'rule') AS rule,
+         count(*) FILTER (WHERE method_used = 'llm') AS llm,
+         sum(round(execution_time_ms * 1000)::bigint)::bigint AS us,
+         sum(round(confidence_score * 1000000)::bigint)::bigint AS ppm
     FROM judgment_executions {where} GROUP BY 1, 2, 3, 4, 5
 """
 # The same sums computed from the table: what `Delta` adds up, in SQL.
 _REBUILD_HOURLY = f"""
 INSERT INTO judgment_metrics_hourly (tenant_id, workflow_id, hour, total_executions, successful_executions, rule_executions,
   llm_executions, hybrid_executions, execution_time_us_sum, confidence_ppm_sum, execution_time_histogram)
-SELECT tenant_id, workflow_id, bucket, sum(total), coalesce(sum(total) FILTER (WHERE status = 'completed'), 0), sum(rule), sum(llm),
-       sum(total - rule - llm), sum(us), sum(ppm), judgify_histogram_sum(array_fill(0::bigint, ARRAY[slot]) || total)
+SELECT tenant_id, workflow_id, bucket, sum(total), coalesce(sum(total) FILTER (WHERE status = 'completed'), 0),
+       sum(rule), sum(llm), sum(total - rule - llm), sum(us), sum(ppm),
+       judgify_histogram_sum(array_fill(0::bigint, ARRAY[slot]) || total)
   FROM ({_BY_BUCKET.format(time="date_trunc('hour', created_at, 'UTC')", where="")}) AS by_bucket GROUP BY 1, 2, 3
 """
 _REBUILD_RESULTS = """
 INSERT INTO judgment_results_hourly (tenant_id, workflow_id, hour, result, total_executions)
 SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC'),
        CASE WHEN status <> 'completed' THEN 'failed'
-            WHEN jsonb_typeof(final_result -> 'verdict') = 'string' THEN left(final_result ->> 'verdict', 64) ELSE '' END, count(*)
+            WHEN jsonb_typeof(final_result -> 'verdict') = 'string' THEN left(final_result ->> 'verdict', 64) ELSE '' END,
+       count(*)
   FROM judgment_executions GROUP BY 1, 2, 3, 4
 """
 _FINE_TIME = f"to_timestamp(floor(extract(epoch FROM created_at) / {FINE_BUCKET_S}) * {FINE_BUCKET_S})"
@@ -111,7 +116,13 @@ class RollupStore:
 
     async def apply(self, delta: Delta) -> None:
         """Commit a delta with its position. Raises Fenced, or DatabaseUnavailable (then it may or may not be committed)."""
-        arguments = [self._slot, format_lsn(delta.position.lsn), delta.position.index, format_lsn(delta.base.lsn), delta.base.index]
+        arguments = [
+            self._slot,
+            format_lsn(delta.position.lsn),
+            delta.position.index,
+            format_lsn(delta.base.lsn),
+            delta.base.index,
+        ]
         arguments += [*_hourly_columns(delta), *_result_columns(delta), *_fine_columns(delta)]
         try:
             if delta.truncated:

@@ -27,7 +27,8 @@ class TokenStore:
         token_id, secret = secrets.token_hex(6), f"jt_{secrets.token_urlsafe(32)}"
         async with self._database.query() as connection:
             await connection.execute(
-                "INSERT INTO api_tokens (token_id, token_hash, tenant_id, name, scopes, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
+                "INSERT INTO api_tokens (token_id, token_hash, tenant_id, name, scopes, expires_at)"
+                " VALUES ($1, $2, $3, $4, $5, $6)",
                 token_id,
                 hash_of(secret),
                 tenant_id,
@@ -103,7 +104,10 @@ class TokenStore:
         async with self._database.query() as connection, connection.transaction():
             await connection.execute("DELETE FROM page_codes")
             await connection.execute(
-                "INSERT INTO page_codes VALUES ($1, $2, now() + make_interval(secs => $3))", hash_of(code), tenant_id, CODE_TTL_S
+                "INSERT INTO page_codes VALUES ($1, $2, now() + make_interval(secs => $3))",
+                hash_of(code),
+                tenant_id,
+                CODE_TTL_S,
             )
         return code
 
@@ -111,6 +115,7 @@ class TokenStore:
         """What a code grants (reading its tenant); it is used up."""
         async with self._database.query() as connection:
             row = await connection.fetchrow(
-                "DELETE FROM page_codes WHERE code_hash = $1 RETURNING tenant_id, expires_at > now() AS valid", hash_of(code)
+                "DELETE FROM page_codes WHERE code_hash = $1 RETURNING tenant_id, expires_at > now() AS valid",
+                hash_of(code),
             )
         return Grant(row["tenant_id"], frozenset(("read",)), None) if row and row["valid"] else None

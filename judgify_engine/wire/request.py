@@ -99,7 +99,9 @@ def _decode_member(name: str, raw: bytes) -> dict[str, Any]:
 
 def _to_us(moment: datetime) -> int:
     if moment.tzinfo is None:
-        raise InvalidField("occurred_at must be an RFC 3339 time with a zone, such as 2026-01-31T12:00:00Z", field="occurred_at")
+        raise InvalidField(
+            "occurred_at must be an RFC 3339 time with a zone, such as 2026-01-31T12:00:00Z", field="occurred_at"
+        )
     if not EARLIEST <= moment <= LATEST:
         raise InvalidField(
             f"occurred_at must lie between {EARLIEST:%Y} and {LATEST:%Y}, got {moment.isoformat()}", field="occurred_at"
@@ -138,7 +140,9 @@ def check_carefully(body: bytes) -> None:
     except RecursionError as error:
         raise _too_deep() from error
     except ValueError as error:
-        raise (MalformedJson("the body is empty; a JSON object is expected") if not body else MalformedJson(str(error))) from error
+        raise (
+            MalformedJson("the body is empty; a JSON object is expected") if not body else MalformedJson(str(error))
+        ) from error
     waiting: list[tuple[str, Any]] = [("", tree)]
     while waiting:
         path, node = waiting.pop()
