@@ -5,6 +5,7 @@ only reader of the environment. Every key of a section can be given as `JUDGIFY_
 (`SHORT`). A wrong value names its key, its bounds and what it got; a misspelt key is refused.
 """
 
+import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -216,7 +217,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[tuple[str, ...], Any]:
         if not name.startswith("JUDGIFY_") or name in FOREIGN or name.startswith(FOREIGN_PREFIX):
             continue
         if name not in known:
-            raise SettingsError(f"{name}: no such setting; known: {', '.join(sorted(known))}")
+            near = ", ".join(difflib.get_close_matches(name, known, 3, 0.5)) or "see judgify_engine/config.py"
+            raise SettingsError(f"{name}: no such setting; near: {near}")
         if value != "":
             found[known[name]] = value
     return found

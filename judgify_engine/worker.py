@@ -9,7 +9,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from aiohttp import web
 
 from judgify_engine.cdc.holder import Holder
 from judgify_engine.config import Config
-from judgify_engine.errors import StartupError
+from judgify_engine.errors import JudgifyError, StartupError
 from judgify_engine.ingest.admission import Admission
 from judgify_engine.ingest.app import build_app
 from judgify_engine.ingest.judgments import JudgmentRoutes
@@ -66,9 +66,25 @@ def run_process(config: Config, companion: Companion | None = None) -> int:
 
 def _serve(config: Config, dsn: str, postgres: EmbeddedPostgres | None, companion: Companion | None) -> int:
     worker = Worker(config, dsn, postgres)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(worker.run(companion))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(worker.run(companion))
+    except BaseExceptionGroup as group:
+        # A part failed and took the process down, as it should. One clear error is told as such.
+        errors = list(_leaves(group))
+        for error in errors:
+            if not isinstance(error, JudgifyError):
+                log.critical("a part of the engine failed", exc_info=error)
+        raise next((error for error in errors if isinstance(error, JudgifyError)), JudgifyError("the engine failed")) from None
     return 0
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 class Worker:

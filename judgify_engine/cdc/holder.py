@@ -25,7 +25,6 @@ from judgify_engine.units import Position
 log = logging.getLogger(__name__)
 
 PUBLICATION = "judgify_cdc"
-LONGEST_PAUSE_S = 5.0
 
 
 class Holder:
@@ -49,29 +48,29 @@ class Holder:
     async def run(self, stop: asyncio.Event) -> None:
         """Hold, or wait to hold, until `stop`. A corrupt stream ends the process: nothing may be counted wrongly."""
         stopped = asyncio.create_task(stop.wait(), name="holder-stop")
-        pause_s = self._config.takeover_interval_s
+        told = ""
         try:
             while not stop.is_set():
                 session = asyncio.create_task(self._session(), name="holder-session")
                 await asyncio.wait((session, stopped), return_when=asyncio.FIRST_COMPLETED)
-                if not session.done():
-                    session.cancel()
+                session.cancel()  # does nothing to one that is done
                 held = self.holding
                 self._let_go()
                 try:
                     await session
+                    told = ""
                 except asyncio.CancelledError:
                     if not stop.is_set():
                         raise
                 except Corrupt:
                     raise
                 except (JudgifyError, asyncpg.PostgresError, *AWAY) as error:
-                    log.warning("reading the log stopped and starts again", extra={"reason": str(error)[:300]})
-                pause_s = self._config.takeover_interval_s if held else min(LONGEST_PAUSE_S, pause_s * 1.5)
-                if not self._database.available or held:
-                    pause_s = self._config.takeover_interval_s
+                    reason = str(error)[:300] or type(error).__name__
+                    if held or reason != told:  # the same again and again is told once
+                        log.warning("the log cannot be read and is tried again", extra={"reason": reason})
+                    told = reason
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), min(pause_s, 1.0))
+                    await asyncio.wait_for(stop.wait(), self._config.takeover_interval_s)
         finally:
             stopped.cancel()
 
