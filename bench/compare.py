@@ -184,7 +184,7 @@ def _take_turn(server: _Turn, number: int, args: argparse.Namespace, tool: str) 
             figures = uvloop.run(_load(server, target, tool, connections, args.seconds))
             figures |= {"server": server.name, "round": number, "connections": connections}
             results.append(figures)
-            bad = f", {figures['errors']:,} ERRORS" if figures["errors"] else ""
+            bad = f", {figures['errors']:,} ERRORS ({_kinds(figures)})" if figures["errors"] else ""
             bad += f", {figures['complaint']}" if figures["complaint"] else ""
             print(
                 f"round {number}, {server.name:<6} {connections:>5} connections: {figures['per_s']:,.0f}/s, "
@@ -192,6 +192,16 @@ def _take_turn(server: _Turn, number: int, args: argparse.Namespace, tool: str) 
                 flush=True,
             )
     return results
+
+
+ERROR_KINDS = (
+    *("connect_errors", "read_errors", "write_errors", "status_errors", "timeouts"),  # of wrk
+    *("refused", "wrong", "cut", "connect_failures"),  # of our own generator
+)
+
+
+def _kinds(figures: dict[str, Any]) -> str:
+    return ", ".join(f"{figures[kind]:,} {kind}" for kind in ERROR_KINDS if figures.get(kind))
 
 
 async def _load(server: _Turn, target: Target, tool: str, connections: int, seconds: float) -> dict[str, Any]:

@@ -9,6 +9,7 @@ will), `--target postgres` kills the postmaster and leaves the engine alone to g
 
 import argparse
 import asyncio
+import math
 import random
 import sys
 import time
@@ -36,9 +37,7 @@ POLL_S = 0.05
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bench crash`."""
-    parser.description = (
-        "Kill -9 of an engine of its own, or of its PostgreSQL, under load; checks after each recovery."
-    )
+    parser.description = "Kill -9 of an engine of its own, or of its PostgreSQL, under load; checks after each recovery."
     parser.add_argument("--target", choices=("engine", "postgres"), default="engine", help="what is killed")
     parser.add_argument("--kills", type=int, default=20, help="how often (default: 20)")
     parser.add_argument("--users", type=int, default=64, help="connections (default: 64)")
@@ -81,10 +80,12 @@ async def _crash(args: argparse.Namespace, engine: Engine) -> int:
                 load_s = chance.uniform(args.min_seconds, args.max_seconds)
                 rounds.append(await _round(args, engine, recorder, before.stored, load_s))
                 print(_line(number, args.target, rounds[-1]), flush=True)
+                if rounds[-1]["failure"]:
+                    break
         finally:
             stop.set()
     bad = sum(1 for each in rounds if not each["good"])
-    ready_s = [each["recovered_after_s"] for each in rounds]
+    ready_s = [each["recovered_after_s"] for each in rounds if not each["failure"]] or [math.nan]
     print(f"dashboard: {report_dashboard(dashboard)}")
     if complaints := recorder.complaints():
         print(f"seen by the clients meanwhile: {complaints}")
@@ -92,7 +93,7 @@ async def _crash(args: argparse.Namespace, engine: Engine) -> int:
         print(f"  e.g. {sample}")
     good = not bad and not recorder.wrong
     print(
-        f"{'GOOD' if good else 'FAILED'}: {args.kills} kills of {args.target}, "
+        f"{'GOOD' if good else 'FAILED'}: {len(rounds)} kills of {args.target}, "
         f"{recorder.answered:,} judgments answered, {bad} checks failed, {sum(recorder.wrong.values())} wrong answers; "
         f"recovered after {report.median(ready_s):.1f} s (median), {max(ready_s):.1f} s (longest)"
     )
@@ -100,22 +101,22 @@ async def _crash(args: argparse.Namespace, engine: Engine) -> int:
     return 0 if good else 1
 
 
-async def _round(
-    args: argparse.Namespace, engine: Engine, recorder: Recorder, base: int, load_s: float
-) -> dict[str, Any]:
-    answered_before = recorder.answered
+async def _round(args: argparse.Namespace, engine: Engine, recorder: Recorder, base: int, load_s: float) -> dict[str, Any]:
+    answered_before, verdict = recorder.answered, Verdict("database")
     load = Load(engine.target, recorder, args.users, keyed=True, grace_s=RECOVERY_TIMEOUT_S)
     async with asyncio.TaskGroup() as tasks:
-        loading = tasks.create_task(load.run(RECOVERY_TIMEOUT_S * 2), name="bench-load")
+        tasks.create_task(load.run(RECOVERY_TIMEOUT_S * 2), name="bench-load")
+        await asyncio.sleep(load_s)
+        outstanding, before_kill = load.outstanding, recorder.answered
         try:
-            await asyncio.sleep(load_s)
-            outstanding, before_kill = load.outstanding, recorder.answered
             recovered_s = await (_kill_engine(engine) if args.target == "engine" else _kill_postgres(engine))
             await asyncio.sleep(AFTER_S)
-        finally:
-            load.stop()
-        await loading
-    verdict = await verify_in_database(engine.dsn, recorder.ids)
+        except EngineFailed as error:  # that is a result too
+            recovered_s, verdict.failure = math.nan, str(error)
+            load.abort()
+        load.stop()
+    if not verdict.failure:
+        verdict = await verify_in_database(engine.dsn, recorder.ids)
     exact = not load.outstanding and verdict.stored == base + recorder.answered
     return {
         "load_s": load_s,

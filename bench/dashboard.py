@@ -90,9 +90,7 @@ class Dashboard:
         headers = {"Authorization": f"Bearer {self._target.token}"}
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                socket = await session.ws_connect(
-                    self._target.url + PATH, headers=headers, max_msg_size=64 * 1024 * 1024
-                )
+                socket = await session.ws_connect(self._target.url + PATH, headers=headers, max_msg_size=64 * 1024 * 1024)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             status = getattr(error, "status", None)
             self.failure = f"the dashboard was refused with status {status}" if status else type(error).__name__

@@ -110,9 +110,7 @@ class Engine:
         """SIGKILL to the engine and to workers it started; its PostgreSQL is left to its own fate."""
         if self._process is None or self._process.poll() is not None:
             raise EngineFailed(f"the engine was already gone\n{self.log_tail()}")
-        workers = [
-            child for child in psutil.Process(self._process.pid).children(recursive=True) if not _is_postgres(child)
-        ]
+        workers = [child for child in psutil.Process(self._process.pid).children(recursive=True) if not _is_postgres(child)]
         self._process.kill()
         for worker in workers:
             with contextlib.suppress(psutil.NoSuchProcess):

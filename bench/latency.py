@@ -37,9 +37,7 @@ GOAL_MS = 250.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bench latency`."""
-    parser.description = (
-        "Time from commit to the dashboard's message at a fixed rate; nothing else may write meanwhile."
-    )
+    parser.description = "Time from commit to the dashboard's message at a fixed rate; nothing else may write meanwhile."
     parser.add_argument("--url", help="the engine (default: JUDGIFY_URL, else http://127.0.0.1:8000)")
     parser.add_argument("--token", help="bearer token (default: JUDGIFY_TOKEN, else test-token)")
     parser.add_argument("--rate", type=float, default=2000.0, help="judgments per second (default: 2000)")
@@ -101,9 +99,7 @@ async def _catch_up(dashboard: Dashboard, total: int) -> None:
                 await asyncio.sleep(0.02)
 
 
-def delays_s(
-    answered_s: Sequence[float], arrived_s: Sequence[float], totals: Sequence[int], base: int
-) -> "array[float]":
+def delays_s(answered_s: Sequence[float], arrived_s: Sequence[float], totals: Sequence[int], base: int) -> "array[float]":
     """The delay of each judgment that a message covers, in seconds, in the order of the answers.
 
     `answered_s` and `arrived_s` ascend; `totals` belongs to `arrived_s`. O(answers + messages).

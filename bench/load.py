@@ -34,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--users", type=int, default=64, help="connections (default: 64)")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long (default: 20)")
     parser.add_argument("--rate", type=float, default=0.0, metavar="R", help="open loop at R requests/s")
-    parser.add_argument(
-        "--timeout", type=float, default=30.0, help="longest wait for one answer, seconds (default: 30)"
-    )
+    parser.add_argument("--timeout", type=float, default=30.0, help="longest wait for one answer, seconds (default: 30)")
     parser.add_argument("--tool", choices=("own", "wrk"), default="own", help="load generator (default: own)")
     parser.add_argument(
         "--dashboard",
@@ -119,9 +117,7 @@ async def _run_own(args: argparse.Namespace, target: Target, dashboard: Dashboar
     await _await_dashboard(dashboard, verdict)
     figures = figures_of(load, recorder)
     figures["generator_cpu_share"] = cpu_s / max(load.ended_s - load.began_s, 1e-9)
-    loop = (
-        f"open loop, {args.rate:g}/s over {args.users} connections" if args.rate else f"{args.users} users, closed loop"
-    )
+    loop = f"open loop, {args.rate:g}/s over {args.users} connections" if args.rate else f"{args.users} users, closed loop"
     _print(loop, figures, recorder, verdict, dashboard)
     good = recorder.is_clean and verdict.is_good and recorder.answered > 0
     report.write_json(
@@ -167,9 +163,7 @@ def figures_of(load: Load, recorder: Recorder) -> dict[str, Any]:
     }
 
 
-def _print(
-    loop: str, figures: dict[str, Any], recorder: Recorder, verdict: Verdict, dashboard: Dashboard | None
-) -> None:
+def _print(loop: str, figures: dict[str, Any], recorder: Recorder, verdict: Verdict, dashboard: Dashboard | None) -> None:
     print(f"bench load: {loop}")
     latency = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms", "mean_ms")
     heads = ("answered", "seconds", "per_s", *latency)

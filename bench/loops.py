@@ -81,6 +81,14 @@ class Load:
         """Send nothing new from now on; `run` returns when what is outstanding has been answered."""
         self._stop.set()
 
+    def abort(self) -> None:
+        """Cut everything: `run` returns soon, what is outstanding stays without an answer."""
+        self._stop.set()
+        self._done.set()
+        for user in self._users:
+            if user.connection is not None:
+                user.connection.abort()
+
     @property
     def outstanding(self) -> int:
         """Requests that have no answer (yet)."""
@@ -109,10 +117,7 @@ class Load:
                 if not user.request and user.connection is not None:
                     user.connection.close()
             await asyncio.wait(keepers, timeout=self._grace_s)
-            self._done.set()
-            for user in self._users:
-                if user.connection is not None:
-                    user.connection.abort()
+            self.abort()
             watch.cancel()
 
     async def _keep_connected(self, user: _User) -> None:

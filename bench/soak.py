@@ -88,9 +88,7 @@ async def _soak(args: argparse.Namespace, engine: Engine) -> int:
     return _report(args, load, recorder, dashboard, samples, verdict, before.stored)
 
 
-async def _sample(
-    engine: Engine, recorder: Recorder, base: int, samples: list[dict[str, float]], stop: asyncio.Event
-) -> None:
+async def _sample(engine: Engine, recorder: Recorder, base: int, samples: list[dict[str, float]], stop: asyncio.Event) -> None:
     print(report.table(_HEADS, [_WIDE]).splitlines()[0], flush=True)
     began_s = time.perf_counter()
     while not stop.is_set():
@@ -152,8 +150,7 @@ def _line(sample: dict[str, float]) -> str:
     ]
     widths = [len(wide) for wide in _WIDE]
     return "  ".join(
-        cell.ljust(width) if n == 0 else cell.rjust(width)
-        for n, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        cell.ljust(width) if n == 0 else cell.rjust(width) for n, (cell, width) in enumerate(zip(cells, widths, strict=True))
     )
 
 

@@ -22,9 +22,7 @@ CHUNK_IDS = 10_000
 POLL_S = 0.2
 SHOWN_IDS = 5
 
-_MISSING = (
-    "select x.id from unnest($1::uuid[]) x (id) left join judgment_executions e on e.id = x.id where e.id is null"
-)
+_MISSING = "select x.id from unnest($1::uuid[]) x (id) left join judgment_executions e on e.id = x.id where e.id is null"
 # One statement, so that both figures are of one moment.
 _TOTALS = """
     select (select count(*) from judgment_executions) as stored,

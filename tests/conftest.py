@@ -1,6 +1,7 @@
 """What all tests that need a real PostgreSQL share: one server for the session, one engine on it, tenants without number."""
 
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def engine(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     try:
         yield shared.start()
         assert shared.running, f"the shared engine died:\n{shared.log[-4000:]}"
-        assert shared.terminate() == 0
+        shared.signal(signal.SIGTERM)
+        assert shared.wait() == 0
     finally:
         shared.end()
         database.drop()

@@ -65,9 +65,7 @@ def judge(values: dict[str, Any]) -> tuple[dict[str, Any], float]:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open the pool and make the table; close the pool at the end."""
-    async with asyncpg.create_pool(
-        os.environ["PEER_DSN"], min_size=POOL_CONNECTIONS, max_size=POOL_CONNECTIONS
-    ) as pool:
+    async with asyncpg.create_pool(os.environ["PEER_DSN"], min_size=POOL_CONNECTIONS, max_size=POOL_CONNECTIONS) as pool:
         await pool.execute(_TABLE)
         app.state.pool = pool
         yield
@@ -83,9 +81,7 @@ async def ready() -> dict[str, str]:
 
 
 @app.post("/api/v1/judgments/execute")
-async def execute(
-    body: JudgmentRequest, request: Request, authorization: Annotated[str, Header()] = ""
-) -> JudgmentAnswer:
+async def execute(body: JudgmentRequest, request: Request, authorization: Annotated[str, Header()] = "") -> JudgmentAnswer:
     """Judge, insert, answer."""
     tenant = TENANTS.get(authorization.removeprefix("Bearer "))
     if tenant is None:

@@ -66,9 +66,7 @@ def test_cell_is_written_as_it_reads(cell: str, encoded: bytes) -> None:
 
 def test_csv_row_passes_literals_and_makes_the_timestamp_utc() -> None:
     row = only(csv_rows(b"timestamp,value\n2013-12-02 21:15:00,74.93588199999998\n"))
-    assert row == Row(
-        2, b'{"workflow_id":"w","input_data":{"value":74.93588199999998},"occurred_at":"2013-12-02T21:15:00Z"}'
-    )
+    assert row == Row(2, b'{"workflow_id":"w","input_data":{"value":74.93588199999998},"occurred_at":"2013-12-02T21:15:00Z"}')
 
 
 @pytest.mark.parametrize(
@@ -159,9 +157,7 @@ def test_ndjson_that_is_nested_without_end_is_a_bad_line() -> None:
 
 
 def test_overlong_line_is_a_bad_line_and_the_next_one_is_read() -> None:
-    lines = LineReader(
-        io.BytesIO(b'{"workflow_id":"a","x":"' + b"y" * 100 + b'"}\n{"workflow_id":"b"}\n'), max_bytes=40
-    )
+    lines = LineReader(io.BytesIO(b'{"workflow_id":"a","x":"' + b"y" * 100 + b'"}\n{"workflow_id":"b"}\n'), max_bytes=40)
     found = list(read_ndjson(lines, None))
     assert [type(row) for row in found] == [BadRow, Row]
     assert lines.bytes_read == 147

@@ -1,0 +1,72 @@
+"""Migrations: once each, under a lock, and never edited after they were applied."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from judgify_engine import resources
+from judgify_engine.errors import StartupError
+from judgify_engine.store.migrate import migrate
+from support.cluster import Database
+from support.engine import run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the real migrations."""
+    return Path(shutil.copytree(resources.folder("sql"), tmp_path / "sql"))
+
+
+async def test_second_run_applies_nothing(database: Database, folder: Path) -> None:
+    connection = await database.connect()
+    try:
+        applied = await migrate(connection, folder)
+        assert applied == sorted(path.name for path in folder.glob("*.sql"))
+        assert await migrate(connection, folder) == []
+    finally:
+        await connection.close()
+
+
+async def test_two_at_once_apply_each_once(database: Database, folder: Path) -> None:
+    connections = await asyncio.gather(*(database.connect() for _ in range(4)))
+    try:
+        applied = await asyncio.gather(*(migrate(connection, folder) for connection in connections))
+        assert sorted(name for names in applied for name in names) == sorted(path.name for path in folder.glob("*.sql"))
+    finally:
+        await asyncio.gather(*(connection.close() for connection in connections))
+
+
+async def test_changed_file_is_refused(database: Database, folder: Path) -> None:
+    connection = await database.connect()
+    try:
+        await migrate(connection, folder)
+        first = min(folder.glob("*.sql"))
+        first.write_text(first.read_text() + "\n-- edited\n")
+        with pytest.raises(StartupError, match=first.name):
+            await migrate(connection, folder)
+    finally:
+        await connection.close()
+
+
+async def test_failed_migration_leaves_nothing_and_the_lock_free(database: Database, folder: Path) -> None:
+    (folder / "9999_broken.sql").write_text("CREATE TABLE half_made (x integer); SELECT 1 / 0;")
+    connection = await database.connect()
+    try:
+        with pytest.raises(Exception, match="division by zero"):
+            await migrate(connection, folder)
+        (folder / "9999_broken.sql").unlink()
+        assert await migrate(connection, folder) == []
+    finally:
+        await connection.close()
+    assert await database.value("SELECT to_regclass('half_made')") is None
+    assert await database.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+                                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())") == 0  # fmt: skip
+
+
+def test_command_migrates_and_says_what_is_applied(database: Database) -> None:
+    for _ in range(2):
+        done = run("migrate", settings={"JUDGIFY_DATABASE_URL": database.dsn})
+        assert done.returncode == 0, done.stderr
+        assert "0001_spine.sql  applied 20" in done.stdout

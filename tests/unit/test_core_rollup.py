@@ -1,0 +1,215 @@
+"""Whatever is inserted, updated, deleted and truncated, and however the log is cut: the sums are those of the rows that are left."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from builders import T0, change, row
+from hypothesis import given
+from hypothesis import strategies as st
+
+from judgify_engine.core.histogram import bucket_of
+from judgify_engine.core.model import Change
+from judgify_engine.core.rollup import FINE_BUCKET_S, HOUR_S, Delta, Sums, result_name
+from judgify_engine.units import START, Position
+
+ROWS = st.builds(
+    row,
+    tenant_id=st.sampled_from(["a", "b"]),
+    workflow_id=st.sampled_from(["w", "x"]),
+    status=st.sampled_from(["completed", "completed", "failed"]),
+    method_used=st.sampled_from(["rule", "llm", "hybrid"]),
+    execution_time_ms=st.floats(0, 30_000),
+    confidence_score=st.floats(0, 1),
+    final_result=st.sampled_from(['{"verdict": "ok"}', '{"verdict": "inspect"}', "{}", '{"verdict": 5}']),
+    created_at=st.integers(T0 * 1_000_000 - 4_000_000_000, T0 * 1_000_000 + 4_000_000_000),
+)
+# (what, which row it is done to, the new row)
+OPERATIONS = st.lists(
+    st.tuples(st.sampled_from(["insert"] * 4 + ["update"] * 2 + ["delete", "truncate"]), st.integers(0, 99), ROWS), max_size=30
+)
+
+
+class Told(NamedTuple):
+    """All that a Sums says, as a value."""
+
+    total: int = 0
+    failed: int = 0
+    rule: int = 0
+    llm: int = 0
+    hybrid: int = 0
+    time_us: int = 0
+    ppm: int = 0
+    histogram: frozenset[tuple[int, int]] = frozenset()
+
+
+def told(sums: Sums) -> Told:
+    return Told(
+        sums.total, sums.failed, sums.rule, sums.llm, sums.hybrid, sums.execution_time_us, sums.confidence_ppm,
+        frozenset((bucket, count) for bucket, count in sums.histogram.items() if count),
+    )  # fmt: skip
+
+
+def run(operations: list[tuple[str, int, dict[str, Any]]]) -> tuple[list[Change], list[dict[str, Any]]]:
+    """The changes that the operations make, and the rows that are left."""
+    rows: list[dict[str, Any]] = []
+    changes = []
+    for index, (what, which, new) in enumerate(operations):
+        if what == "truncate":
+            rows.clear()
+            changes.append(change(index, None, None))
+        elif what == "insert" or not rows:
+            rows.append(new)
+            changes.append(change(index, None, new))
+        elif what == "update":
+            changes.append(change(index, rows[which % len(rows)], new))
+            rows[which % len(rows)] = new
+        else:
+            changes.append(change(index, rows.pop(which % len(rows)), None))
+    return changes, rows
+
+
+def expected(rows: list[dict[str, Any]], width_s: int) -> dict[Any, Told]:
+    """The sums of rows, added up another way: by lists."""
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for r in rows:
+        second = r["created_at"] // 1_000_000
+        groups.setdefault((r["tenant_id"], r["workflow_id"], second // width_s * width_s, r["status"]), []).append(r)
+    result = {}
+    for key, group in groups.items():
+        times = [round(r["execution_time_ms"] * 1000) for r in group]
+        buckets = [bucket_of(time) for time in times]
+        methods = [r["method_used"] for r in group]
+        result[key] = Told(
+            len(group), len(group) if key[3] == "failed" else 0, methods.count("rule"), methods.count("llm"), methods.count("hybrid"),
+            sum(times), sum(round(r["confidence_score"] * 1_000_000) for r in group),
+            frozenset((bucket, buckets.count(bucket)) for bucket in buckets),
+        )  # fmt: skip
+    return result
+
+
+def expected_results(rows: list[dict[str, Any]]) -> dict[Any, int]:
+    counts: dict[Any, int] = {}
+    for r in rows:
+        verdict = {'{"verdict": "ok"}': "ok", '{"verdict": "inspect"}': "inspect"}.get(r["final_result"], "")
+        name = "failed" if r["status"] == "failed" else verdict
+        key = (r["tenant_id"], r["workflow_id"], r["created_at"] // 1_000_000 // HOUR_S * HOUR_S, name)
+        counts[key] = counts.get(key, 0) + 1
+    return counts
+
+
+def cut(changes: list[Change], cuts: list[int]) -> Iterator[Delta]:
+    """The deltas of a run of the log that is cut at these places."""
+    delta = Delta()
+    for index, one in enumerate(changes):
+        delta.add(one)
+        if index in cuts:
+            yield delta
+            delta = Delta(delta.position)
+    if delta.changes:
+        yield delta
+
+
+@pytest.mark.parametrize("width_s", [1, FINE_BUCKET_S, HOUR_S])
+@given(OPERATIONS, st.lists(st.integers(0, 30), max_size=8))
+def test_the_sums_are_those_of_the_surviving_rows_however_the_log_is_cut(
+    width_s: int, operations: list[tuple[str, int, dict[str, Any]]], cuts: list[int]
+) -> None:
+    changes, rows = run(operations)
+    sums: dict[Any, Sums] = {}
+    results: dict[Any, int] = {}
+    for delta in cut(changes, cuts):
+        if delta.truncated:
+            sums.clear()
+            results.clear()
+        for key, added in delta.by(width_s).items():
+            sums.setdefault(key, Sums(histogram={})).add(added)
+        for result_key, count in delta.results.items():
+            results[result_key] = results.get(result_key, 0) + count
+    assert {key: told(value) for key, value in sums.items() if told(value) != Told()} == expected(rows, width_s)
+    assert {key: count for key, count in results.items() if count} == expected_results(rows)
+
+
+@given(OPERATIONS, st.lists(st.integers(0, 30), max_size=8))
+def test_deltas_follow_on_each_other_and_count_every_change(
+    operations: list[tuple[str, int, dict[str, Any]]], cuts: list[int]
+) -> None:
+    changes, _ = run(operations)
+    deltas = list(cut(changes, cuts))
+    assert sum(delta.changes for delta in deltas) == len(changes)
+    position = START
+    for delta in deltas:
+        assert delta.base == position < delta.position
+        assert delta.oldest_commit_us <= delta.newest_commit_us
+        position = delta.position
+    assert position == (changes[-1].position if changes else START)
+
+
+def test_a_change_of_another_table_only_moves_the_position() -> None:
+    delta = Delta()
+    delta.note(change(4, None, {"workflow_id": "w"}, table="workflows"))
+    assert (delta.position, delta.changes, delta.sums, delta.results) == (Position(100, 4), 1, {}, {})
+
+
+def test_an_update_that_changes_nothing_adds_nothing() -> None:
+    delta = Delta()
+    delta.add(change(0, row(), row()))
+    assert {told(sums) for sums in delta.sums.values()} == {Told()}
+    assert set(delta.results.values()) == {0}
+
+
+def test_by_does_not_change_the_delta() -> None:
+    delta = Delta()
+    for index in range(5):
+        delta.add(change(index, None, row(created_at=(T0 + index) * 1_000_000)))
+    before = {key: told(sums) for key, sums in delta.sums.items()}
+    assert delta.by(HOUR_S).keys() == {("demo", "w", T0, "completed")}
+    assert told(delta.by(HOUR_S)["demo", "w", T0, "completed"]).total == 5
+    assert {key: told(sums) for key, sums in delta.sums.items()} == before
+
+
+@pytest.mark.parametrize("created_us", [0, -1, -3_600_000_001, 1])
+def test_times_before_1970_fall_into_the_bucket_that_holds_them(created_us: int) -> None:
+    delta = Delta()
+    delta.add(change(0, None, row(created_at=created_us)))
+    ((_, _, hour, _),) = delta.by(HOUR_S).keys()
+    assert hour * 1_000_000 <= created_us < (hour + HOUR_S) * 1_000_000
+
+
+@pytest.mark.parametrize(("time_ms", "time_us"), [(0.0005, 0), (0.0015, 2), (0.0025, 2), (1.2345, 1234), (29_999.9999, 30_000_000)])
+def test_times_are_rounded_as_postgres_rounds_half_to_even(time_ms: float, time_us: int) -> None:
+    delta = Delta()
+    delta.add(change(0, None, row(execution_time_ms=time_ms)))
+    (sums,) = delta.sums.values()
+    assert sums.execution_time_us == time_us
+
+
+@pytest.mark.parametrize(
+    ("final_result", "name"),
+    [
+        ('{"verdict": "ok"}', "ok"),
+        ('{"a": 1, "verdict": "inspect", "b": {"verdict": "no"}}', "inspect"),
+        ("{}", ""),
+        ('{"verdict": null}', ""),
+        ('{"verdict": 5}', ""),
+        ('{"verdict": {"a": 1}}', ""),
+        ('{"Verdict": "ok"}', ""),
+        ("[]", ""),
+        ("5", ""),
+        ('"verdict"', ""),
+        ("null", ""),
+        ('{"verdict": ""}', ""),
+        ('{"verdict": "%s"}' % ("x" * 65), "x" * 64),
+        ('{"verdict": "%s"}' % ("😀" * 65), "😀" * 64),
+        ('{"verdict": "gr\\u00fcn"}', "grün"),
+    ],
+)
+def test_the_verdict_names_the_result(final_result: str, name: str) -> None:
+    assert result_name(final_result) == name
+    assert result_name(final_result) == name  # remembered
+
+
+def test_a_failed_judgment_counts_as_failed_whatever_its_result_says() -> None:
+    delta = Delta()
+    delta.add(change(0, None, row(status="failed", final_result='{"verdict": "ok"}')))
+    assert delta.results == {("demo", "w", T0, "failed"): 1}

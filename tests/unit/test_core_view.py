@@ -1,0 +1,257 @@
+"""A dashboard's state: deltas on top of a snapshot give what a later snapshot says; messages hold absolute figures."""
+
+import copy
+from typing import Any
+
+import msgspec
+import pytest
+from builders import T0, change, row
+from hypothesis import given
+from hypothesis import strategies as st
+
+from judgify_engine.core.rollup import FINE_BUCKET_S, Delta, Sums
+from judgify_engine.core.view import BUCKETS_S, FRAMES_S, LIVE_WINDOW_S, MAX_WORKFLOWS, Snapshot, ViewKey, ViewState
+from judgify_engine.units import START, Position
+
+NOW_S = float(T0)
+KEY = ViewKey("demo", "main", None, "1h")
+
+
+def snapshot_of(rows: list[dict[str, Any]], position: Position, key: ViewKey = KEY) -> Snapshot:
+    """What the store would read: the sums of the rows, in the window of the time frame."""
+    whole = Delta()
+    for index, one in enumerate(rows):
+        whole.add(change(index, None, one))
+
+    def mine(tenant: str, workflow: str) -> bool:
+        return tenant == key.tenant_id and key.workflow_id in (None, workflow)
+
+    def table(width_s: int, window_s: int) -> dict[int, Sums]:
+        found: dict[int, Sums] = {}
+        since = int(NOW_S - window_s) // width_s * width_s
+        for (tenant, workflow, start, _), sums in whole.by(width_s).items():
+            if mine(tenant, workflow) and start >= since:
+                found.setdefault(start, Sums(histogram={})).add(sums)
+        return found
+
+    workflows: dict[str, Sums] = {}
+    for (tenant, workflow, _, _), sums in whole.sums.items():
+        if mine(tenant, workflow):
+            workflows.setdefault(workflow, Sums(histogram={})).add(sums)
+    results: dict[str, int] = {}
+    for (tenant, workflow, _, result), count in whole.results.items():
+        if mine(tenant, workflow):
+            results[result] = results.get(result, 0) + count
+    frame = key.timeframe
+    return Snapshot(position, workflows, results, table(BUCKETS_S[frame], FRAMES_S[frame]), table(FINE_BUCKET_S, LIVE_WINDOW_S))
+
+
+def decode(message: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.json.decode(message)
+    return found
+
+
+def figures(message: bytes) -> dict[str, Any]:
+    """What a message tells, in an order that ties cannot change, without buckets and workflows whose rows are all gone."""
+    told = decode(message)
+    told["workflows"] = sorted((w for w in told["workflows"] if w["total_executions"]), key=lambda w: str(w["workflow_id"]))
+    told["live"] = [point for point in told["live"] if point[1]]
+    charts = told["charts"]
+    kept = {point[0] for point in charts["execution_count_chart"] if point[1]}
+    told["charts"] = {name: [point for point in points if point[0] in kept] for name, points in charts.items()}
+    told.pop("rate_per_s")
+    return told
+
+
+def delta_of(*changes: Any, base: Position) -> Delta:
+    delta = Delta(base)
+    for one in changes:
+        delta.add(one)
+    return delta
+
+
+ROWS = st.builds(
+    row,
+    tenant_id=st.sampled_from(["demo", "demo", "other"]),
+    workflow_id=st.sampled_from(["w", "x", "y"]),
+    status=st.sampled_from(["completed", "completed", "failed"]),
+    method_used=st.sampled_from(["rule", "llm", "hybrid"]),
+    execution_time_ms=st.floats(0, 30_000),
+    confidence_score=st.floats(0, 1),
+    final_result=st.sampled_from(['{"verdict": "ok"}', '{"verdict": "inspect"}', "{}"]),
+    created_at=st.integers((T0 - 1200) * 1_000_000, T0 * 1_000_000),
+)
+KEYS = st.builds(ViewKey, st.just("demo"), st.just("main"), st.sampled_from([None, "w"]), st.sampled_from(sorted(BUCKETS_S)))
+
+
+@given(KEYS, st.lists(ROWS, max_size=8), st.lists(ROWS, max_size=12), st.lists(st.integers(0, 12), max_size=4), st.data())
+def test_deltas_after_a_snapshot_give_what_a_later_snapshot_says(
+    key: ViewKey, before: list[dict[str, Any]], after: list[dict[str, Any]], cuts: list[int], data: st.DataObject
+) -> None:
+    start = Position(50, 0)
+    state = ViewState(key, snapshot_of(before, start, key))
+    rows = list(before)
+    delta = Delta(start)
+    for index, new in enumerate(after):
+        taken = rows.pop(data.draw(st.integers(0, len(rows) - 1))) if rows and data.draw(st.booleans()) else None
+        delta.add(change(index, taken, new))
+        rows.append(new)
+        if index in cuts:
+            assert state.add(delta)
+            delta = Delta(delta.position)
+    if delta.changes:
+        assert state.add(delta)
+    later = ViewState(key, snapshot_of(rows, delta.position if after else start, key))
+    assert figures(state.full("dashboard_update", NOW_S)) == figures(later.full("dashboard_update", NOW_S))
+
+
+def test_the_same_delta_again_changes_nothing() -> None:
+    state = ViewState(KEY, snapshot_of([row()], Position(50, 0)))
+    delta = delta_of(change(0, None, row()), base=Position(50, 0))
+    assert state.add(delta)
+    told = state.full("dashboard_update", NOW_S)
+    assert state.add(delta)
+    assert state.full("dashboard_update", NOW_S) == told
+
+
+def test_a_delta_from_before_the_snapshot_changes_nothing() -> None:
+    state = ViewState(KEY, snapshot_of([row()], Position(100, 5)))
+    assert state.add(delta_of(change(3, None, row()), base=START))
+    assert decode(state.full("initial_data", NOW_S))["summary"]["total_executions"] == 1
+    assert not state.changed
+
+
+@pytest.mark.parametrize("base", [Position(50, 1), Position(51, 0), START, Position(49, 0)])
+def test_a_delta_that_does_not_follow_is_refused_and_leaves_no_trace(base: Position) -> None:
+    state = ViewState(KEY, snapshot_of([row()], Position(50, 0)))
+    told = state.full("dashboard_update", NOW_S)
+    assert not state.add(delta_of(change(0, None, row()), base=base))
+    assert state.full("dashboard_update", NOW_S) == told
+    assert state.position == Position(50, 0)
+
+
+def test_a_truncate_asks_for_a_new_snapshot() -> None:
+    state = ViewState(KEY, snapshot_of([row()], Position(50, 0)))
+    assert not state.add(delta_of(change(0, None, None), base=Position(50, 0)))
+
+
+def test_an_update_holds_only_what_changed_and_absolute_figures() -> None:
+    old, new = T0 - 1000, T0 - 2
+    rows = [row(created_at=old * 1_000_000, workflow_id="quiet"), row(created_at=new * 1_000_000)]
+    state = ViewState(KEY, snapshot_of(rows, Position(50, 0)))
+    assert state.add(delta_of(change(0, None, row(created_at=new * 1_000_000, status="failed")), base=Position(50, 0)))
+    told = decode(state.update(NOW_S))
+    bucket, fine = new // 300 * 300, new // 5 * 5
+    assert told["type"] == "real_time_update"
+    assert told["charts"]["execution_count_chart"] == [[bucket, 2, 1]]
+    assert told["charts"]["success_rate_chart"] == [[bucket, 0.5]]
+    assert [point[:3] for point in told["live"]] == [[fine, 2, 1]]
+    assert [(w["workflow_id"], w["total_executions"], w["successful_executions"]) for w in told["workflows"]] == [("w", 2, 1)]
+    assert told["summary"]["total_executions"] == 3
+    assert told["summary"]["success_rate"] == round(2 / 3, 6)
+    assert told["position"] == "0/64-0"
+
+
+def test_an_update_is_told_once() -> None:
+    state = ViewState(KEY, snapshot_of([], Position(50, 0)))
+    assert state.add(delta_of(change(0, None, row(created_at=(T0 - 1) * 1_000_000)), base=Position(50, 0)))
+    assert state.changed
+    assert state.has_news(NOW_S)
+    state.update(NOW_S)
+    assert not state.changed
+    again = decode(state.update(NOW_S))
+    assert again["charts"]["execution_count_chart"] == again["live"] == again["workflows"] == []
+    assert again["summary"]["total_executions"] == 1
+
+
+def test_what_was_told_in_full_is_not_told_again() -> None:
+    state = ViewState(KEY, snapshot_of([], Position(50, 0)))
+    assert state.add(delta_of(change(0, None, row(created_at=(T0 - 1) * 1_000_000)), base=Position(50, 0)))
+    state.full("initial_data", NOW_S)
+    state.settle()
+    assert decode(state.update(NOW_S))["live"] == []
+
+
+def test_a_replayed_update_leaves_a_client_where_it_was() -> None:
+    """A client replaces buckets by their start, so the same message twice is the same as once."""
+    state = ViewState(KEY, snapshot_of([row(created_at=(T0 - 7) * 1_000_000)], Position(50, 0)))
+    client = {point[0]: point for point in decode(state.full("initial_data", NOW_S))["live"]}
+    assert state.add(delta_of(change(0, None, row(created_at=(T0 - 1) * 1_000_000)), base=Position(50, 0)))
+    message = state.update(NOW_S)
+    for _ in range(2):
+        client |= {point[0]: point for point in decode(message)["live"]}
+    assert list(client.values()) == decode(state.full("dashboard_update", NOW_S))["live"]
+
+
+def test_other_tenants_and_workflows_do_not_show() -> None:
+    key = KEY._replace(workflow_id="w")
+    state = ViewState(key, snapshot_of([], Position(50, 0), key))
+    strangers = [row(tenant_id="other"), row(workflow_id="x"), row(tenant_id="other", workflow_id="x")]
+    assert state.add(delta_of(*(change(i, None, one) for i, one in enumerate(strangers)), base=Position(50, 0)))
+    assert not state.changed
+    assert state.position == Position(100, 2)
+    assert decode(state.full("dashboard_update", NOW_S))["summary"]["total_executions"] == 0
+
+
+def test_nothing_has_no_rate_and_no_means() -> None:
+    summary = decode(ViewState(KEY, snapshot_of([], START)).full("initial_data", NOW_S))["summary"]
+    assert summary["total_executions"] == 0
+    assert summary["success_rate"] is None
+    assert summary["mean_execution_time_ms"] is None
+    assert summary["p95_execution_time_ms"] is None
+    assert summary["mean_confidence"] is None
+
+
+def test_the_rate_counts_the_last_five_seconds_and_falls_to_nothing() -> None:
+    state = ViewState(KEY, snapshot_of([], Position(50, 0)))
+    changes = [change(i, None, row(created_at=int((NOW_S - 1 - i % 3) * 1_000_000))) for i in range(30)]
+    changes.append(change(30, None, row(created_at=int((NOW_S - 8) * 1_000_000))))
+    assert state.add(delta_of(*changes, base=Position(50, 0)))
+    assert decode(state.update(NOW_S))["rate_per_s"] == 6.0
+    assert state.has_news(NOW_S + 20)
+    assert decode(state.update(NOW_S + 20))["rate_per_s"] == 0.0
+    assert not state.has_news(NOW_S + 21)
+
+
+@pytest.mark.parametrize("timeframe", sorted(BUCKETS_S))
+def test_buckets_are_those_of_the_time_frame(timeframe: str) -> None:
+    assert {"1h": 300, "6h": 1800, "24h": 3600, "7d": 21_600}[timeframe] == BUCKETS_S[timeframe]
+    key = KEY._replace(timeframe=timeframe)
+    state = ViewState(key, snapshot_of([row(created_at=(T0 - 1) * 1_000_000)], START, key))
+    told = decode(state.full("initial_data", NOW_S))
+    assert told["bucket_s"] == BUCKETS_S[timeframe]
+    assert [point[0] % BUCKETS_S[timeframe] for point in told["charts"]["execution_count_chart"]] == [0]
+
+
+def test_what_left_the_window_is_forgotten() -> None:
+    state = ViewState(KEY, snapshot_of([row(created_at=(T0 - 30) * 1_000_000)], START))
+    told = decode(state.full("dashboard_update", NOW_S + FRAMES_S["1h"] + 2 * BUCKETS_S["1h"]))
+    assert told["charts"]["execution_count_chart"] == told["live"] == []
+    assert told["summary"]["total_executions"] == 1
+
+
+def test_an_update_never_tells_part_of_a_bucket_that_was_forgotten() -> None:
+    """Figures are absolute: a late change to a bucket outside the window must not show as all that the bucket holds."""
+    rows = [row(created_at=(T0 - 30) * 1_000_000) for _ in range(10)]
+    state = ViewState(KEY, snapshot_of(rows, Position(50, 0)))
+    later_s = NOW_S + FRAMES_S["1h"] + 2 * BUCKETS_S["1h"]
+    state.full("dashboard_update", later_s)
+    assert state.add(delta_of(change(0, None, rows[0]), base=Position(50, 0)))  # the eleventh
+    told = decode(state.update(later_s))
+    assert all(point[1] == 11 for point in [*told["charts"]["execution_count_chart"], *told["live"]])
+
+
+def test_a_snapshot_is_at_most_fifty_workflows_the_busiest() -> None:
+    rows = [row(workflow_id=f"w{i:03}", created_at=(T0 - 1) * 1_000_000) for i in range(MAX_WORKFLOWS + 10)]
+    state = ViewState(KEY, snapshot_of([*rows, rows[-1]], START))
+    told = decode(state.full("initial_data", NOW_S))["workflows"]
+    assert len(told) == MAX_WORKFLOWS
+    assert told[0]["workflow_id"] == rows[-1]["workflow_id"]
+
+
+def test_a_new_state_keeps_the_rate() -> None:
+    before = ViewState(KEY, snapshot_of([], Position(50, 0)))
+    assert before.add(delta_of(change(0, None, row(created_at=(T0 - 1) * 1_000_000)), base=Position(50, 0)))
+    after = ViewState(KEY, snapshot_of([row()], Position(100, 0)))
+    after.keep_rate_of(copy.copy(before))
+    assert after.rate(NOW_S) == before.rate(NOW_S) > 0
