@@ -77,10 +77,6 @@ class IdempotencyMismatch(Rejected):
     code, status, title = "idempotency_mismatch", 422, "The key was used with another request"
 
 
-class IdempotencyGone(Rejected):
-    code, status, title = "idempotency_gone", 410, "The first answer was removed"
-
-
 class Unauthorized(Rejected):
     code, status, title = "unauthorized", 401, "A valid token is needed"
 

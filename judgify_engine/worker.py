@@ -21,8 +21,9 @@ from judgify_engine.cdc.holder import Holder
 from judgify_engine.config import Config
 from judgify_engine.errors import JudgifyError, StartupError
 from judgify_engine.ingest.admission import Admission
-from judgify_engine.ingest.app import build_app
-from judgify_engine.ingest.judgments import JudgmentRoutes
+from judgify_engine.ingest.app import build_app, open_fast_lane
+from judgify_engine.ingest.judgments import EXECUTE_PATH, JudgmentRoutes
+from judgify_engine.ingest.listen import Listener, listen
 from judgify_engine.ingest.openapi import build_openapi
 from judgify_engine.ingest.operate import OperateRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
@@ -166,13 +167,14 @@ class Worker:
                 shutdown_timeout=1.0,
                 max_line_size=16_384,
             )
+            listeners: list[Listener] = []
             try:
                 await runner.setup()
                 # What lives now lives for ever: the collector need not look at it again, nor so often.
                 gc.collect()
                 gc.freeze()
                 gc.set_threshold(20_000, 20, 50)
-                url = await self._listen(runner)
+                listeners, url = await self._listen(runner)
                 self._announce(url, code)
                 if companion is not None:
                     tasks.create_task(companion(url, stop), name="companion")
@@ -180,8 +182,8 @@ class Worker:
                 log.info("stopping", extra={"under_way": admission.requests})
             finally:
                 stop.set()
-                for site in list(runner.sites):
-                    await site.stop()
+                for listener in listeners:
+                    listener.close()
                 if not await admission.drain(config.http.drain_timeout_s):
                     log.error("requests were cut off by the stop", extra={"requests": admission.requests})
                 for queue in queues:
@@ -213,8 +215,10 @@ class Worker:
             lambda: holder.holding,
             build_openapi(),
         )
+        judgments = JudgmentRoutes(judging, reader, access, admission, lambda: database.available, metrics)
+        self._execute = judgments.execute
         groups = (
-            JudgmentRoutes(judging, reader, access, admission, lambda: database.available, metrics),
+            judgments,
             WorkflowRoutes(WorkflowStore(database), registry, access, admission),
             operate,
             dashboards,
@@ -222,15 +226,17 @@ class Worker:
         )
         return dashboards, [route for group in groups for route in group.routes()]
 
-    async def _listen(self, runner: web.AppRunner) -> str:
+    async def _listen(self, runner: web.AppRunner) -> tuple[list[Listener], str]:
+        """Open the sockets; returns them and the address to print."""
         http = self._config.http
+        assert runner.server is not None
+        open_fast_lane(runner.server, EXECUTE_PATH, self._execute, self._metrics)
         try:
-            await web.TCPSite(runner, http.host, http.port, backlog=http.backlog).start()
+            listeners = await listen(http.host, http.port, http.backlog, runner.server)
         except (OSError, OverflowError) as error:
             raise StartupError(f"cannot listen on {http.host}:{http.port}: {error}") from error
-        host, port = runner.addresses[0][:2]
-        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+        shown = "127.0.0.1" if http.host in ("", "0.0.0.0", "::") else http.host
+        return listeners, f"http://{f'[{shown}]' if ':' in shown else shown}:{listeners[0].port}"
 
     def _announce(self, url: str, code: str | None) -> None:
         log.info("serving", extra={"url": url, "profile": self._config.profile, "embedded": self._config.embedded})

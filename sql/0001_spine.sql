@@ -107,6 +107,7 @@ CREATE TABLE idempotency_keys (
   key          text        NOT NULL,
   fingerprint  bytea       NOT NULL,  -- of the request: the key with another request is an error
   judgment_id  uuid        NOT NULL,
+  answer       bytea       NOT NULL,  -- what the first request was answered, byte for byte
   created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (tenant_id, key)
 );

@@ -33,6 +33,8 @@ class Judgment(msgspec.Struct, gc=False):
     created_at_us: int
     idempotency_key: str | None = None
     fingerprint: bytes = b""
+    answer: bytes = b""
+    """With a key: the answer, kept to be given again."""
 
     @property
     def size_bytes(self) -> int:

@@ -123,9 +123,7 @@ class CompiledWorkflow:
             return _failed(0, f"rules with macros take inputs of at most {MAX_MACRO_VALUES} values")
         index = 0
         try:
-            asked = cel.Context(
-                {"input": _pick(input_data, self._input_fields), "context": _pick(context, self._context_fields)}
-            )
+            asked = cel.Context(self._ask_of(input_data, context))
             for index, execute, result, confidence in self._rules:
                 matched = execute(asked)
                 if matched is True:
@@ -140,6 +138,15 @@ class CompiledWorkflow:
                 raise
             return _failed(index, self._explain(error, input_data, context))
         return self._default
+
+    def _ask_of(self, input_data: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
+        """What is handed to CEL: only what the rules name; an empty `context` alone would cost 5 µs."""
+        asked: dict[str, Any] = {}
+        if self._input_fields != ():
+            asked["input"] = _pick(input_data, self._input_fields)
+        if self._context_fields != ():
+            asked["context"] = _pick(context, self._context_fields)
+        return asked
 
     def _explain(self, error: BaseException, input_data: dict[str, Any], context: dict[str, Any]) -> str:
         """The library's first sentence and, for a wrong type, what the named fields are."""

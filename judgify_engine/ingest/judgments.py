@@ -14,6 +14,7 @@ from aiohttp import web
 from judgify_engine.core.model import METHODS
 from judgify_engine.errors import DatabaseUnavailable, InvalidField, NotFound
 from judgify_engine.ingest.admission import Admission, too_large
+from judgify_engine.ingest.fast_lane import ReadyResponse, is_ordinary
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.access import Access
 from judgify_engine.pipeline.judging import Judging
@@ -74,7 +75,9 @@ class JudgmentRoutes:
             self._metrics.answer.observe(time.perf_counter() - started_s)
         if answer.replayed:
             return web.Response(body=answer.body, content_type=JSON, headers={"Idempotent-Replayed": "true"})
-        return web.Response(body=answer.body, content_type=JSON)
+        if is_ordinary(request):
+            return web.Response(body=answer.body, content_type=JSON)
+        return ReadyResponse(answer.body)
 
     async def get(self, request: web.Request) -> web.Response:
         """One record."""
@@ -112,7 +115,10 @@ async def read_body(request: web.Request) -> bytes:
     """The whole body. Raises BodyTooLarge, or InvalidField when it does not come in time."""
     try:
         if request.content.is_eof():  # it came with the headers, as nearly always: a timeout would cost 5 % of a request
-            return await request.read()
+            body = request.content.read_nowait()
+            if len(body) > request.client_max_size:
+                raise too_large(request.client_max_size, len(body))
+            return body
         async with asyncio.timeout(READ_TIMEOUT_S):
             return await request.read()
     except web.HTTPRequestEntityTooLarge as error:

@@ -65,7 +65,7 @@ _FILTERS = (
 _OPERATIONS = (
     _Operation(
         "post", "/api/v1/judgments/execute", "Judgments", "Judge, commit, then answer", "execute",
-        {200: (JudgmentAnswer, "Decided, and on disk.")}, (400, 401, 403, 404, 409, 410, 413, 422, 503),
+        {200: (JudgmentAnswer, "Decided, and on disk.")}, (400, 401, 403, 404, 409, 413, 422, 503),
         ExecuteRequest, (_KEY,),
     ),
     _Operation(
@@ -117,7 +117,6 @@ _ERRORS = {
     403: "The token lacks the scope.",
     404: "Not found, or another tenant's.",
     409: "The stored workflow cannot be used.",
-    410: "The first answer was removed.",
     413: "The body is too large.",
     422: "A field is wrong; the detail names it.",
     503: "Overloaded, stopping, or PostgreSQL is away; come back after `Retry-After` seconds.",

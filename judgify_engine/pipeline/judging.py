@@ -17,12 +17,12 @@ import uuid_utils
 from judgify_engine.core.model import Judgment, Verdict
 from judgify_engine.core.partition import partition_of
 from judgify_engine.core.rules import CompiledWorkflow
-from judgify_engine.errors import CommitUnknown, IdempotencyGone, IdempotencyMismatch, JudgifyError, Unavailable
+from judgify_engine.errors import CommitUnknown, IdempotencyMismatch, JudgifyError, Unavailable
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.partition_queue import PartitionQueue
 from judgify_engine.pipeline.ports import Outcome, Replayed
 from judgify_engine.pipeline.registry import WorkflowRegistry
-from judgify_engine.wire.answer import encode_answer, encode_row
+from judgify_engine.wire.answer import encode_answer
 from judgify_engine.wire.request import Asked
 
 MAX_EXECUTION_MS = 30_000.0
@@ -97,25 +97,23 @@ class Judging:
     async def _first_or_stored(self, tenant_id: str, asked: Asked, started_s: float, key: str, fingerprint: bytes) -> Answer:
         row = await self._keys.by_key(tenant_id, key)
         if row is not None:
-            return self._replay(row, row["fingerprint"], fingerprint, key)
+            return self._replay(row["fingerprint"], row["answer"], fingerprint, key)
         workflow = await self._registry.get(tenant_id, asked.workflow_id)
         judgment = self._judge(workflow, asked, started_s)
-        judgment.idempotency_key, judgment.fingerprint = key, fingerprint
+        judgment.idempotency_key, judgment.fingerprint, judgment.answer = key, fingerprint, encode_answer(judgment)
         outcome = await self._commit(judgment)
         if isinstance(outcome, Replayed):
-            return self._replay(outcome.row, outcome.fingerprint, fingerprint, key)
+            return self._replay(outcome.fingerprint, outcome.answer, fingerprint, key)
         if outcome is not None:
             raise outcome
         self._metrics.judgments[judgment.status] += 1
-        return Answer(encode_answer(judgment), False)
+        return Answer(judgment.answer, False)
 
-    def _replay(self, row: Any, stored: bytes, fingerprint: bytes, key: str) -> Answer:
+    def _replay(self, stored: bytes, answer: bytes, fingerprint: bytes, key: str) -> Answer:
         if stored != fingerprint:
             raise _mismatch(key)
-        if row["id"] is None:
-            raise IdempotencyGone(f"the judgment of the key {key!r} was removed since")
         self._metrics.judgments["replayed"] += 1
-        return Answer(encode_row(row), True)
+        return Answer(answer, True)
 
     def _judge(self, workflow: CompiledWorkflow, asked: Asked, started_s: float) -> Judgment:
         judging_s = time.perf_counter()

@@ -1,7 +1,7 @@
 """What the loops need from the outside, as protocols: the edges fulfil them, tests may too."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from judgify_engine.core.model import Change, Judgment
 from judgify_engine.core.rollup import Delta
@@ -9,12 +9,12 @@ from judgify_engine.errors import JudgifyError
 
 
 class Replayed:
-    """The outcome of a judgment whose idempotency key was already there: the stored first answer."""
+    """The outcome of a judgment whose idempotency key was already there: the first answer, byte for byte."""
 
-    __slots__ = ("fingerprint", "row")
+    __slots__ = ("answer", "fingerprint")
 
-    def __init__(self, row: Any, fingerprint: bytes) -> None:
-        self.row, self.fingerprint = row, fingerprint
+    def __init__(self, fingerprint: bytes, answer: bytes) -> None:
+        self.fingerprint, self.answer = fingerprint, answer
 
 
 Outcome = None | Replayed | JudgifyError

@@ -14,6 +14,7 @@ Idempotency keys are inserted in the same transaction; who finds a key taken get
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -33,15 +34,13 @@ TABLE = "judgment_executions"
 RESOLVE_PAUSE_S = (0.05, 0.1, 0.25, 0.5)
 
 _INSERT_KEYS = """
-INSERT INTO idempotency_keys (tenant_id, key, fingerprint, judgment_id)
-SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::uuid[])
+INSERT INTO idempotency_keys (tenant_id, key, fingerprint, judgment_id, answer)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::uuid[], $5::bytea[])
 ON CONFLICT DO NOTHING RETURNING judgment_id
 """
 _FIND_KEYS = """
-SELECT k.tenant_id, k.key, k.fingerprint, k.judgment_id, e.*
-  FROM unnest($1::text[], $2::text[]) AS asked(tenant_id, key)
-  JOIN idempotency_keys k USING (tenant_id, key)
-  LEFT JOIN judgment_executions e ON e.id = k.judgment_id
+SELECT tenant_id, key, fingerprint, judgment_id, answer
+  FROM unnest($1::text[], $2::text[]) AS asked(tenant_id, key) JOIN idempotency_keys USING (tenant_id, key)
 """
 _BURY = """
 INSERT INTO judgment_dead_letters (tenant_id, workflow_id, input_data, context, sqlstate, reason)
@@ -87,14 +86,21 @@ class CopyWriter:
                 raise _Unknown from error
             except AWAY as error:
                 self._database.trouble(error)
-                connection.terminate()
+                with contextlib.suppress(asyncpg.InterfaceError):  # it may be closed and given back already
+                    connection.terminate()
                 raise _Unknown from error
 
     async def _with_keys(self, connection: Any, judgments: Sequence[Judgment]) -> list[Outcome]:
         keyed = sorted((j for j in judgments if j.idempotency_key is not None), key=_key)  # one order: no deadlocks
         async with connection.transaction():
             columns = [j.tenant_id for j in keyed], [j.idempotency_key for j in keyed]
-            rows = await connection.fetch(_INSERT_KEYS, *columns, [j.fingerprint for j in keyed], [j.id.hex() for j in keyed])
+            rows = await connection.fetch(
+                _INSERT_KEYS,
+                *columns,
+                [j.fingerprint for j in keyed],
+                [j.id.hex() for j in keyed],
+                [j.answer for j in keyed],
+            )
             won = {row["judgment_id"].bytes for row in rows}
             lost = {j.id for j in keyed} - won
             await _copy(connection, [j for j in judgments if j.id not in lost])
@@ -107,7 +113,7 @@ class CopyWriter:
             if row is None or row["judgment_id"].bytes == judgment.id:
                 outcomes.append(None)
             else:
-                outcomes.append(Replayed(row, row["fingerprint"]))
+                outcomes.append(Replayed(row["fingerprint"], row["answer"]))
         return outcomes
 
     async def _resolve(self, judgments: Sequence[Judgment]) -> list[Outcome]:

@@ -55,11 +55,8 @@ class JudgmentReader:
             return list(await connection.fetch(sql, *values))
 
     async def by_key(self, tenant_id: str, key: str) -> Any | None:
-        """What an idempotency key stands for: `fingerprint` and the record's columns (null if it was removed), or None."""
+        """What an idempotency key stands for: `fingerprint` and `answer`, or None."""
         async with self._database.query() as connection:
             return await connection.fetchrow(
-                "SELECT k.fingerprint, e.* FROM idempotency_keys k LEFT JOIN judgment_executions e ON e.id = k.judgment_id"
-                " WHERE k.tenant_id = $1 AND k.key = $2",
-                tenant_id,
-                key,
+                "SELECT fingerprint, answer FROM idempotency_keys WHERE tenant_id = $1 AND key = $2", tenant_id, key
             )

@@ -67,24 +67,6 @@ def encode_answer(judgment: Judgment) -> bytes:
     )
 
 
-def encode_row(row: Any) -> bytes:
-    """The same body from the stored row."""
-    return _encode(
-        JudgmentAnswer(
-            str(row["id"]),
-            row["workflow_id"],
-            row["workflow_version"],
-            _raw(row["final_result"]),
-            row["confidence_score"],
-            row["method_used"],
-            row["status"],
-            row["execution_time_ms"],
-            format_time(row["created_at"]),
-            row["error"],
-        )
-    )
-
-
 def record_of(row: Any) -> JudgmentRecord:
     """The whole record from the stored row."""
     return JudgmentRecord(

@@ -55,8 +55,10 @@ class Asked(NamedTuple):
 
 _decode_request = msgspec.json.Decoder(ExecuteRequest).decode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
-# An exponent of three digits or more, or 19 digits in a row: only then a number can be out of range.
-_odd_number = re.compile(rb"[0-9][eE][+-]?[0-9]{3}|[0-9]{19}").search
+# Every digit to 0, E to e, signs left out: then an exponent of three digits or more reads e000, and a long integer is a run of
+# zeros. Only bodies with one of these can hold a number out of range. (A regular expression takes 5 times as long.)
+_DIGITS_TO_ZERO = bytes.maketrans(b"123456789E", b"000000000e")
+_LONG_EXPONENT, _LONG_INTEGER = b"e000", b"0" * 19
 
 
 def decode_execute(body: bytes) -> Asked:
@@ -64,7 +66,7 @@ def decode_execute(body: bytes) -> Asked:
 
     Raises MalformedJson (400), InvalidField, NestedTooDeep, NumberOutOfRange or UnstorableText (422).
     """
-    if b"\\u" in body or _odd_number(body) or body.count(b"{") + body.count(b"[") > MAX_DEPTH:
+    if _is_suspicious(body):
         check_carefully(body)
     try:
         request = _decode_request(body)
@@ -77,6 +79,13 @@ def decode_execute(body: bytes) -> Asked:
     if occurred_at is None:
         return Asked(request.workflow_id, input_raw, input_data, context_raw, context, None)
     return Asked(request.workflow_id, input_raw, input_data, context_raw, context, _to_us(occurred_at))
+
+
+def _is_suspicious(body: bytes) -> bool:
+    if b"\\u" in body or body.count(b"{") + body.count(b"[") > MAX_DEPTH:
+        return True
+    numbers = body.translate(_DIGITS_TO_ZERO, b"+-")
+    return _LONG_EXPONENT in numbers or _LONG_INTEGER in numbers
 
 
 def decode_body(body: bytes, kind: type[Any]) -> Any:

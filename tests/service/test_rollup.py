@@ -16,7 +16,7 @@ INSERT INTO judgment_executions (tenant_id, workflow_id, input_data, final_resul
                                  execution_time_ms, created_at)
 SELECT 'by-hand-' || n % 3, 'w' || n % 5, jsonb_build_object('n', n), {result}, (n % 101) / 100.0,
        (ARRAY['rule', 'llm', 'hybrid'])[1 + n % 3], CASE WHEN n % 7 = 0 THEN 'failed' ELSE 'completed' END,
-       (n % 30001) + (n % 1000) / 1000.0, {created}
+       (n % 30000) + (n % 1000) / 1000.0, {created}
   FROM generate_series(1, {rows}) AS n
 """
 RESULT = """CASE n % 6 WHEN 0 THEN '{"verdict": "ok"}' WHEN 1 THEN '{"verdict": 5}' WHEN 2 THEN '[]' WHEN 3 THEN 'null'

@@ -101,7 +101,7 @@ def test_deltas_after_a_snapshot_give_what_a_later_snapshot_says(
             delta = Delta(delta.position)
     if delta.changes:
         assert state.add(delta)
-    later = ViewState(key, snapshot_of(rows, delta.position if after else start, key))
+    later = ViewState(key, snapshot_of(rows, state.position, key))
     assert figures(state.full("dashboard_update", NOW_S)) == figures(later.full("dashboard_update", NOW_S))
 
 

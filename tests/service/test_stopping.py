@@ -1,0 +1,121 @@
+"""Stopping: at any moment of start-up or load, nothing accepted is lost and nothing is left running."""
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from support.client import Client, Load
+from support.engine import Engine, processes_of
+from support.waiting import until, until_now
+
+WORKFLOW = "test-workflow-0"
+
+
+async def test_sigterm_under_load_stores_all_that_was_answered(start_engine: Callable[..., Engine]) -> None:
+    engine = start_engine()
+    async with Load(engine.url, "test-token", workers=64) as load:
+        await until(lambda: len(load.answered) > 500, "the load runs", 20)
+        engine.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(engine.wait) == 0
+        await load.stop()
+    engine.check_log()
+    assert processes_of(engine.data_dir) == []
+    engine.start()
+    async with Client(engine.url, "test-token") as client:
+        stored: dict[int, list[str]] = {}
+        cursor = ""
+        while cursor is not None:
+            page = (await client.get(f"/api/v1/judgments?limit=500{f'&cursor={cursor}' if cursor else ''}")).json
+            for item in page["items"]:
+                stored.setdefault(item["input_data"]["n"], []).append(item["judgment_id"])
+            cursor = page["next_cursor"]
+    load.check_rows(stored)
+    assert engine.terminate() == 0
+
+
+async def test_requests_under_way_are_answered_before_the_end(start_engine: Callable[..., Engine]) -> None:
+    """A stop while the table is locked waits for the commit; who comes later is turned away."""
+    from support.cluster import Cluster, Database
+    from judgify_engine.store.embedded import dsn_of
+
+    engine = start_engine()
+    database = Database(Cluster(dsn_of(engine.data_dir)), "postgres", "judgify_cdc")
+    database.dsn = dsn_of(engine.data_dir)
+    async with Client(engine.url, "test-token") as client:
+        await client.judge(70, WORKFLOW)
+        blocker = await database.connect()
+        transaction = blocker.transaction()
+        await transaction.start()
+        await blocker.execute("LOCK TABLE judgment_executions IN ACCESS EXCLUSIVE MODE")
+        waiting = [asyncio.create_task(client.execute({"temperature": 70}, WORKFLOW)) for _ in range(20)]
+
+        async def queued() -> bool:
+            text = (await client.get("/metrics")).body.decode()
+            return "judgify_requests_under_way 20.0" in text
+
+        await until(queued, "they are under way")
+        engine.signal(signal.SIGTERM)
+        await until(lambda: "stopping" in engine.log, "it stops")
+        assert engine.running
+        await transaction.rollback()
+        await blocker.close()
+        answers = await asyncio.gather(*waiting)
+        assert {answer.status for answer in answers} == {200}
+    assert await asyncio.to_thread(engine.wait) == 0
+    engine.check_log()
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["first start", "later start"])
+def test_ctrl_c_at_any_moment_of_the_start(start_engine: Callable[..., Engine], fresh: bool) -> None:
+    chance = random.Random(f"ctrl-c {fresh}")
+    kept = None if fresh else start_engine()
+    if kept is not None:
+        assert kept.terminate() == 0
+    for number in range(7):
+        engine = kept or start_engine(start=False)
+        engine.launch()
+        delay_s = chance.uniform(0.0, 1.5)
+        deadline_s = time.monotonic() + delay_s
+        while time.monotonic() < deadline_s:
+            time.sleep(0.005)
+        engine.signal(signal.SIGINT if number % 3 else signal.SIGTERM)
+        code = engine.wait(30)
+        said = f"after {delay_s:.3f} s: exit code {code}\n{engine.log}"
+        assert "Traceback" not in engine.log, said
+        # Before Python has read the first line of ours, the signal's own default holds; nothing has begun then.
+        assert code == 0 or (code in (-signal.SIGINT, -signal.SIGTERM) and not engine.log and delay_s < 0.3), said
+        until_now(lambda engine=engine: not processes_of(engine.data_dir), "no process is left", 10)
+    if kept is not None:
+        kept.start()
+        assert kept.terminate() == 0
+
+
+def test_ctrl_c_twice_is_still_clean(start_engine: Callable[..., Engine]) -> None:
+    engine = start_engine()
+    engine.signal(signal.SIGINT)
+    engine.signal(signal.SIGINT)
+    assert engine.wait(30) == 0
+    engine.check_log()
+    assert processes_of(engine.data_dir) == []
+
+
+async def test_stop_with_idle_connections_and_a_half_sent_request(start_engine: Callable[..., Engine]) -> None:
+    """Neither keep-alive connections nor a sender that never finishes may hold the stop up for long."""
+    engine = start_engine(settings={"JUDGIFY_HTTP_DRAIN_TIMEOUT_S": "2"})
+    async with Client(engine.url, "test-token") as client:
+        await asyncio.gather(*(client.get("/health") for _ in range(20)))
+        _, writer = await asyncio.open_connection("127.0.0.1", engine.listening_port)
+        writer.write(
+            b"POST /api/v1/judgments/execute HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer test-token\r\nContent-Length: 100\r\n\r\n{"
+        )
+        await writer.drain()
+        began_s = time.monotonic()
+        engine.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(engine.wait, 20) == 0
+        assert time.monotonic() - began_s < 10
+        writer.close()
+    assert "Traceback" not in engine.log
