@@ -47,7 +47,7 @@ class JudgmentRoutes:
         return [
             web.post(EXECUTE_PATH, self.execute),
             web.get("/api/v1/judgments", self.page, allow_head=False),
-            web.get("/api/v1/judgments/{judgment_id}", self.get, allow_head=False),
+            web.get("/api/v1/judgments/{judgment_id:[0-9A-Fa-f-]{36}}", self.get, allow_head=False),
         ]
 
     async def execute(self, request: web.Request) -> web.Response:

@@ -176,7 +176,9 @@ def test_times_before_1970_fall_into_the_bucket_that_holds_them(created_us: int)
     assert hour * 1_000_000 <= created_us < (hour + HOUR_S) * 1_000_000
 
 
-@pytest.mark.parametrize(("time_ms", "time_us"), [(0.0005, 0), (0.0015, 2), (0.0025, 2), (1.2345, 1234), (29_999.9999, 30_000_000)])
+@pytest.mark.parametrize(
+    ("time_ms", "time_us"), [(0.0005, 0), (0.0015, 2), (0.0025, 2), (1.2345, 1234), (29_999.9999, 30_000_000)]
+)
 def test_times_are_rounded_as_postgres_rounds_half_to_even(time_ms: float, time_us: int) -> None:
     delta = Delta()
     delta.add(change(0, None, row(execution_time_ms=time_ms)))

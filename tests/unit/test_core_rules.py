@@ -72,7 +72,9 @@ def test_the_example_of_the_issue() -> None:
     assert found == [0, None, None, 0, 0, None, 0]
 
 
-@pytest.mark.parametrize("condition", ["input.v == 50", "input.v == 50.0", "input.v >= 50", "input.v >= 50.0", "input.v < 50.5"])
+@pytest.mark.parametrize(
+    "condition", ["input.v == 50", "input.v == 50.0", "input.v >= 50", "input.v >= 50.0", "input.v < 50.5"]
+)
 @pytest.mark.parametrize("value", [50, 50.0])
 def test_whole_numbers_and_floats_compare_as_numbers(condition: str, value: float) -> None:
     assert matches(condition, {"v": value})
@@ -152,13 +154,22 @@ def test_a_failed_verdict_can_be_stored() -> None:
 
 
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=4), children, max_size=3),
     max_leaves=8,
 )
 FIELDS = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), JSON_VALUES, max_size=4)
 WORKFLOW = compiled(
-    "input.a > 1", "input.b.c == 'x'", "size(input.c) > 1", "input.d.matches('x')", "input.a.exists(x, x > 2)", "int(input.b) == 3"
+    "input.a > 1",
+    "input.b.c == 'x'",
+    "size(input.c) > 1",
+    "input.d.matches('x')",
+    "input.a.exists(x, x > 2)",
+    "int(input.b) == 3",
 )
 
 
@@ -209,7 +220,11 @@ CONDITIONS = st.recursive(
         st.builds("{}.all(input, input != {}.{})".format, ROOTS, ROOTS, NAMES),
         st.builds("{} == {}".format, ROOTS, ROOTS),
     ),
-    lambda inner: st.builds("({}) && ({})".format, inner, inner) | st.builds("({}) || ({})".format, inner, inner) | st.builds("!({})".format, inner),
+    lambda inner: (
+        st.builds("({}) && ({})".format, inner, inner)
+        | st.builds("({}) || ({})".format, inner, inner)
+        | st.builds("!({})".format, inner)
+    ),
     max_leaves=3,
 )
 
@@ -239,7 +254,12 @@ def test_handing_over_only_the_named_fields_never_changes_a_verdict(
 
 @pytest.mark.parametrize(
     "condition",
-    [r'r"\" + input.a + "x" == "\\qx"', r"r'\' + input.a + 'x' == '\\qx'", r"R'\'+input.a+R'\' == '\\q\\'", r"br'\' == b'\\' && input.a == 'q'"],
+    [
+        r'r"\" + input.a + "x" == "\\qx"',
+        r"r'\' + input.a + 'x' == '\\qx'",
+        r"R'\'+input.a+R'\' == '\\q\\'",
+        r"br'\' == b'\\' && input.a == 'q'",
+    ],
 )
 def test_a_backslash_ends_nothing_in_a_raw_string(condition: str) -> None:
     assert directly(condition, {"a": "q"}, {}) is True
@@ -251,7 +271,14 @@ def test_a_backslash_ends_nothing_in_a_raw_string(condition: str) -> None:
 
 @pytest.mark.parametrize(
     ("condition", "line", "column"),
-    [("input.v >", 1, 10), ("input.v > 1 &&\n  )", 2, 3), ("", 1, 1), ("input.v > 1 1", 1, 13), ("'open", 1, 1), ("input.v\n\n  == == 1", 3, 6)],
+    [
+        ("input.v >", 1, 10),
+        ("input.v > 1 &&\n  )", 2, 3),
+        ("", 1, 1),
+        ("input.v > 1 1", 1, 13),
+        ("'open", 1, 1),
+        ("input.v\n\n  == == 1", 3, 6),
+    ],
 )
 def test_a_syntax_error_names_rule_line_and_column(condition: str, line: int, column: int) -> None:
     error = refused("true", condition)

@@ -83,7 +83,9 @@ async def test_the_scheme_is_read_in_any_case(scheme: str) -> None:
     assert await Setting().access.check(f"{scheme} good", "read") == ALL
 
 
-@pytest.mark.parametrize("header", [None, "", "good", "Basic good", "Bearer", "Bearer ", "Bearer  ", "Bearergood", "Bearer unknown", "Bearer good x"])
+@pytest.mark.parametrize(
+    "header", [None, "", "good", "Basic good", "Bearer", "Bearer ", "Bearer  ", "Bearergood", "Bearer unknown", "Bearer good x"]
+)
 async def test_without_a_valid_token_it_is_401(header: str | None) -> None:
     s = Setting()
     with pytest.raises(Unauthorized):

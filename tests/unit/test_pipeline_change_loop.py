@@ -85,8 +85,13 @@ class Follower:
 
 
 async def follow(
-    messages: Sequence[bytes | None], store: MemoryStore, *, max_rows: int = 20_000, config: ChangeConfig | None = None,
-    metrics: Metrics | None = None, wal_end: int = 0,
+    messages: Sequence[bytes | None],
+    store: MemoryStore,
+    *,
+    max_rows: int = 20_000,
+    config: ChangeConfig | None = None,
+    metrics: Metrics | None = None,
+    wal_end: int = 0,
 ) -> tuple[MemoryLog, Follower]:
     """Run a loop from the stored position to the end of the log."""
     source, follower = MemoryLog(messages, store), Follower(store)

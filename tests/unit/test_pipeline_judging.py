@@ -77,7 +77,8 @@ class Setting:
             if outcome is None and item.judgment.idempotency_key is not None:
                 j = item.judgment
                 self.keys.rows[j.tenant_id, str(j.idempotency_key)] = {"fingerprint": j.fingerprint, "answer": j.answer}
-            item.outcome.set_result(outcome)
+            if not item.outcome.done():  # its sender may have gone
+                item.outcome.set_result(outcome)
         for queue in self.queues:
             queue.done([item for item in items if partition_of(item.judgment.tenant_id, PARTITIONS) == queue.partition])
         return [item.judgment for item in items]
@@ -185,6 +186,17 @@ async def test_a_commit_that_broke_off_is_unavailable_not_a_cancelled_sender() -
         await task
 
 
+async def test_a_cancelled_sender_is_cancelled_and_told_nothing_wrong() -> None:
+    """The judgment is still committed, so "interrupted" would be untrue; and who cancels a task must see it end cancelled."""
+    s = Setting()
+    task = s.start(asked())
+    await settle()
+    task.cancel()
+    (outcome,) = await asyncio.gather(task, return_exceptions=True)
+    assert isinstance(outcome, asyncio.CancelledError)
+    assert len(s.commit()) == 1
+
+
 # The same key again ---------------------------------------------------------------------------------------------------
 
 
@@ -231,7 +243,8 @@ async def test_the_race_lost_to_another_request_is_a_mismatch() -> None:
 
 @pytest.mark.parametrize("moment", ["under way", "stored"])
 @pytest.mark.parametrize(
-    "other", [asked(2), asked(1, context={"a": 1}), asked(1, occurred_at="2026-01-01T00:00:00Z"), asked(1)._replace(workflow_id="x")]
+    "other",
+    [asked(2), asked(1, context={"a": 1}), asked(1, occurred_at="2026-01-01T00:00:00Z"), asked(1)._replace(workflow_id="x")],
 )
 async def test_the_key_with_another_request_is_422(moment: str, other: Asked) -> None:
     s = Setting()

@@ -72,7 +72,9 @@ async def test_the_oldest_leave_first_within_rows_and_bytes() -> None:
     queue = PartitionQueue(0, MANY, MANY)
     for number in range(10):
         queue.put(big(number, 1000))
-    taken = [[int.from_bytes(item.judgment.id) for item in queue.take(rows, size)] for rows, size in ((3, MANY), (10, 2500), (10, 1))]
+    taken = [
+        [int.from_bytes(item.judgment.id) for item in queue.take(rows, size)] for rows, size in ((3, MANY), (10, 2500), (10, 1))
+    ]
     assert taken == [[0, 1, 2], [3, 4], [5]]  # at least one, however large
     assert [int.from_bytes(item.judgment.id) for item in queue.take(MANY, MANY)] == [6, 7, 8, 9]
     assert queue.take(5, MANY) == []

@@ -61,7 +61,12 @@ class Setting:
         """The change stream tells of a version, or of a deletion (None)."""
 
         def row(number: int) -> dict[str, Any]:
-            return {"tenant_id": "demo", "workflow_id": workflow_id, "version": number, "definition": text(default or f"v{number}")}
+            return {
+                "tenant_id": "demo",
+                "workflow_id": workflow_id,
+                "version": number,
+                "definition": text(default or f"v{number}"),
+            }
 
         before = None if old is None else row(old)
         after = None if version is None else row(version)
@@ -254,7 +259,10 @@ async def test_beginning_to_follow_asks_for_everything_again() -> None:
     assert await s.verdict() == "v2"
 
 
-@pytest.mark.parametrize("stored", ["{}", "5", '{"default": {"result": {}}, "rules": [{"when": "1 +", "result": {}}]}', '{"default": {"result": {}}, "x": 1}'])
+@pytest.mark.parametrize(
+    "stored",
+    ["{}", "5", '{"default": {"result": {}}, "rules": [{"when": "1 +", "result": {}}]}', '{"default": {"result": {}}, "x": 1}'],
+)
 async def test_a_stored_definition_that_cannot_be_used_says_so(stored: str) -> None:
     s = Setting()
     s.table.rows["demo", "w"] = Stored(4, stored)

@@ -57,14 +57,26 @@ def test_an_answer_has_the_members_of_the_design() -> None:
 
 
 def test_a_failed_answer_says_why() -> None:
-    told = msgspec.json.decode(encode_answer(judgment(status="failed", error="rules[0]: no such field: v", confidence_score=0.0)))
+    told = msgspec.json.decode(
+        encode_answer(judgment(status="failed", error="rules[0]: no such field: v", confidence_score=0.0))
+    )
     assert (told["status"], told["error"], told["confidence_score"]) == ("failed", "rules[0]: no such field: v", 0.0)
 
 
 def stored(**fields: Any) -> dict[str, Any]:
     """A judgment as the driver gives its row."""
     j = judgment(7, **fields)
-    names = ("tenant_id", "workflow_id", "workflow_version", "confidence_score", "method_used", "status", "execution_time_ms", "rule_index", "error")
+    names = (
+        "tenant_id",
+        "workflow_id",
+        "workflow_version",
+        "confidence_score",
+        "method_used",
+        "status",
+        "execution_time_ms",
+        "rule_index",
+        "error",
+    )
     return {name: getattr(j, name) for name in names} | {
         "id": UUID(bytes=j.id),
         "input_data": j.input_data.decode(),

@@ -54,7 +54,7 @@ def one(message: bytes, *, wanted: Any = None) -> Change:
 
 
 def test_golden_begin() -> None:
-    message = bytes.fromhex("42" "0000000100000010" "0002eb89e7de8005" "000002a7")
+    message = bytes.fromhex("4200000001000000100002eb89e7de8005000002a7")
     found = Decoder({})
     assert found.decode(message) == Begin(0x1_0000_0010)
     assert found.in_transaction
@@ -62,13 +62,13 @@ def test_golden_begin() -> None:
 
 def test_golden_transaction() -> None:
     found = Decoder({"t": None})
-    assert found.decode(bytes.fromhex("52" "00000007" "7075626c696300" "7400" "66" "0002" "01" "6b00" "00000017" "ffffffff" "00" "7600" "00000019" "ffffffff")) is None
-    assert found.decode(bytes.fromhex("42" "0000000000000064" "0000000000000000" "00000001")) == Begin(100)
-    inserted = found.decode(bytes.fromhex("49" "00000007" "4e" "0002" "62" "00000004" "00000005" "62" "00000002" "6869"))
+    assert found.decode(bytes.fromhex("52000000077075626c6963007400660002016b0000000017ffffffff00760000000019ffffffff")) is None
+    assert found.decode(bytes.fromhex("420000000000000064000000000000000000000001")) == Begin(100)
+    inserted = found.decode(bytes.fromhex("49000000074e000262000000040000000562000000026869"))
     assert inserted == Change(Position(100, 0), 946_684_800_000_000, "t", None, {"k": 5, "v": "hi"})
-    deleted = found.decode(bytes.fromhex("44" "00000007" "4f" "0002" "62" "00000004" "00000005" "6e"))
+    deleted = found.decode(bytes.fromhex("44000000074f00026200000004000000056e"))
     assert deleted == Change(Position(100, 1), 946_684_800_000_000, "t", {"k": 5, "v": None}, None)
-    assert found.decode(bytes.fromhex("43" "00" "0000000000000064" "0000000000000080" "0000000000000000")) == Commit(100, 128)
+    assert found.decode(bytes.fromhex("4300000000000000006400000000000000800000000000000000")) == Commit(100, 128)
     assert not found.in_transaction
 
 
@@ -158,7 +158,12 @@ def test_messages_that_concern_nobody_are_passed_over() -> None:
 JSON_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
 
 
-@given(st.none() | JSON_TEXT, st.none() | st.integers(-(2**63), 2**63 - 1), st.none() | st.floats(allow_nan=False), st.none() | JSON_TEXT)
+@given(
+    st.none() | JSON_TEXT,
+    st.none() | st.integers(-(2**63), 2**63 - 1),
+    st.none() | st.floats(allow_nan=False),
+    st.none() | JSON_TEXT,
+)
 def test_values_come_out_as_they_went_in(text: str | None, number: int | None, real: float | None, json: str | None) -> None:
     found = decoder(b.relation(OID, "things", [("t", 25), ("n", 20), ("f", 701), ("j", 3802)]), b.begin(LSN))
     message = b.insert(
@@ -252,7 +257,9 @@ def test_an_unchanged_value_in_an_insert_is_corrupt() -> None:
         inside().decode(b.insert(OID, *ROW[:2], "unchanged", *ROW[3:]))
 
 
-@pytest.mark.parametrize("message", [b.insert(OID, *ROW), b.update(OID, ROW, ROW), b.delete(OID, *ROW), b.truncate(OID), b.commit(LSN, LSN + 8)])
+@pytest.mark.parametrize(
+    "message", [b.insert(OID, *ROW), b.update(OID, ROW, ROW), b.delete(OID, *ROW), b.truncate(OID), b.commit(LSN, LSN + 8)]
+)
 def test_a_change_outside_a_transaction_is_corrupt(message: bytes) -> None:
     known = b.relation(OID, "things", COLUMNS)
     for before in ([known], [known, b.begin(LSN), b.commit(LSN, LSN + 8)]):
@@ -283,10 +290,18 @@ def written_again(change: Change, wanted: dict[str, Any]) -> set[bytes]:
 @given(
     st.one_of(
         st.binary(max_size=40),
-        st.builds(lambda kind, rest: kind + pack(">I", OID) + rest, st.sampled_from([b"I", b"U", b"D", b"R"]), st.binary(max_size=30)),
+        st.builds(
+            lambda kind, rest: kind + pack(">I", OID) + rest, st.sampled_from([b"I", b"U", b"D", b"R"]), st.binary(max_size=30)
+        ),
         st.builds(
             lambda message, at, put: message[: at % len(message)] + put + message[at % len(message) + len(put) :],
-            st.sampled_from([b.insert(OID, pack(">i", 5), b"hi"), b.update(OID, (None, b"x"), (pack(">i", 1), None)), b.delete(OID, None, b"hi")]),
+            st.sampled_from(
+                [
+                    b.insert(OID, pack(">i", 5), b"hi"),
+                    b.update(OID, (None, b"x"), (pack(">i", 1), None)),
+                    b.delete(OID, None, b"hi"),
+                ]
+            ),
             st.integers(0, 100),
             st.binary(min_size=1, max_size=2),
         ),

@@ -328,7 +328,7 @@ def seconds(data: bytes) -> float:
 
 
 @pytest.mark.parametrize(
-    "unit", [b'\\"', b'"', b'{"', b'[[]', b'"\\', b"\\u0041", b"9", b'{"a":', b'"a\\', b"1e999,"], ids=lambda unit: repr(unit)
+    "unit", [b'\\"', b'"', b'{"', b"[[]", b'"\\', b"\\u0041", b"9", b'{"a":', b'"a\\', b"1e999,"], ids=lambda unit: repr(unit)
 )
 @pytest.mark.parametrize("start", [b'"\\u', b'{"\\u0041":"', b"["])
 def test_the_time_a_body_takes_grows_with_its_length_only(start: bytes, unit: bytes) -> None:
