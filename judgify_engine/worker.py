@@ -140,7 +140,7 @@ class Worker:
         holder: Holder
 
         def follows() -> bool:
-            return holder.holding
+            return holder.follows
 
         registry = WorkflowRegistry(WorkflowStore(database), follows)
         hub = Hub(SnapshotReader(database, config.change.slot), follows, config.live, metrics)

@@ -25,6 +25,8 @@ from judgify_engine.units import Position
 log = logging.getLogger(__name__)
 
 PUBLICATION = "judgify_cdc"
+BEHIND_S = 1.5
+"""An idle stream is looked at every second."""
 
 
 class Holder:
@@ -43,7 +45,14 @@ class Holder:
         self._database, self._sinks, self._config, self._metrics = database, sinks, config, metrics
         self._live_hours, self._began = live_hours, began
         self.holding = False
-        """This process reads the log, and its followers are up to date or nearly so."""
+        """This process reads the log."""
+        self._changes: ChangeLoop | None = None
+
+    @property
+    def follows(self) -> bool:
+        """Whether followers in this process hear of changes at once: it reads the log and is not behind."""
+        now_s = asyncio.get_running_loop().time()
+        return self.holding and self._changes is not None and now_s - self._changes.caught_up_s < BEHIND_S
 
     async def run(self, stop: asyncio.Event) -> None:
         """Hold, or wait to hold, until `stop`. A corrupt stream ends the process: nothing may be counted wrongly."""
@@ -75,7 +84,7 @@ class Holder:
             stopped.cancel()
 
     def _let_go(self) -> None:
-        self.holding = False
+        self.holding, self._changes = False, None
         self._metrics.slot_held = 0
 
     async def _session(self) -> None:
@@ -94,7 +103,8 @@ class Holder:
                 self.holding = True
                 self._began()
                 self._metrics.slot_held = 1
-                await ChangeLoop(stream, store, self._sinks, applied, self._config, self._metrics).run()
+                self._changes = ChangeLoop(stream, store, self._sinks, applied, self._config, self._metrics)
+                await self._changes.run()
             finally:
                 connection.terminate()
         finally:

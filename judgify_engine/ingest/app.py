@@ -70,7 +70,7 @@ def open_fast_lane(server: web.Server, path: str, handler: Handler, metrics: Met
 
 def _problem(error: JudgifyError, metrics: Metrics) -> web.Response:
     status, body, headers = encode_problem(error)
-    metrics.judgments[error.code] += 1
+    metrics.errors[error.code] += 1
     return web.Response(status=status, body=body, headers=headers)
 
 

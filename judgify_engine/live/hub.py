@@ -151,10 +151,10 @@ class Hub:
             while not stop.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), self._config.push_interval_s)
-                started_s = loop.time()
+                started_s = time.perf_counter()
                 for view in list(self._views.values()):
-                    self._tend(view, started_s)
-                self._metrics.push.observe(loop.time() - started_s)
+                    self._tend(view, loop.time())
+                self._metrics.push.observe(time.perf_counter() - started_s)
         finally:
             for view in self._views.values():
                 if view.loading is not None:

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 SUBPROTOCOL = "judgify.v1"
 BEARER = "bearer."
 RECHECK_S = 30.0
+CLOSE_TIMEOUT_S = 1.0  # how long a stop waits for a client's goodbye
 _DASHBOARD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")
 
 
@@ -41,7 +42,9 @@ class DashboardRoutes:
         secret, kind = _secret_of(request)
         grant = await self._check(secret, kind)
         key = _view_key(request, grant)
-        socket_ = web.WebSocketResponse(protocols=(SUBPROTOCOL,), compress=False, max_msg_size=64 * 1024)
+        socket_ = web.WebSocketResponse(
+            protocols=(SUBPROTOCOL,), compress=False, max_msg_size=64 * 1024, timeout=CLOSE_TIMEOUT_S
+        )
         if not socket_.can_prepare(request):
             raise InvalidField("this address speaks WebSocket only", field="Upgrade")
         client = await self._hub.join(key)

@@ -61,7 +61,9 @@ class Metrics(Collector):
         self.loop_lag = Histogram()
         self.batch_rows = Histogram(ROWS)
         self.judgments: Counter[str] = Counter()
-        """By outcome: completed, failed, replayed, or the code of the error."""
+        """Answered ones by outcome: completed, failed, replayed."""
+        self.errors: Counter[str] = Counter()
+        """Requests answered with an error, by its code."""
         self.requests: Counter[tuple[str, int]] = Counter()
         """By route and status."""
         self.changes_decoded = 0
@@ -70,7 +72,8 @@ class Metrics(Collector):
         self.slot_held = 0
         self.confirmed_lsn = 0
         self.wal_end_lsn = 0
-        self.newest_applied_commit_us = 0
+        self.oldest_waiting_commit_us = 0
+        """When the oldest change that is decoded and not rolled up was committed; 0: there is none."""
         self.push_messages = 0
         self.push_skipped = 0
         self.commits_resolved = 0
@@ -108,6 +111,10 @@ class Metrics(Collector):
         for outcome, count in list(self.judgments.items()):
             judgments.add_metric([outcome], count)
         yield judgments
+        errors = CounterMetricFamily("judgify_errors", "Requests answered with an error, by its code.", labels=["code"])
+        for code, count in list(self.errors.items()):
+            errors.add_metric([code], count)
+        yield errors
         requests = CounterMetricFamily("judgify_http_requests", "Answered requests.", labels=["route", "status"])
         for (route, status), count in list(self.requests.items()):
             requests.add_metric([route, str(status)], count)
@@ -145,11 +152,9 @@ class Metrics(Collector):
         if self.slot_held:
             lag = max(0, self.wal_end_lsn - self.confirmed_lsn)
             yield GaugeMetricFamily("judgify_wal_lag_bytes", "Log written but not confirmed as rolled up.", lag)
-            behind = self.changes_decoded - self.changes_applied
-            seconds = (
-                max(0.0, time.time() - self.newest_applied_commit_us / 1e6) if behind and self.newest_applied_commit_us else 0.0
-            )
-            yield GaugeMetricFamily("judgify_wal_lag_seconds", "Age of the newest rolled up commit while others wait.", seconds)
+            waiting_us = self.oldest_waiting_commit_us
+            seconds = max(0.0, time.time() - waiting_us / 1e6) if waiting_us else 0.0
+            yield GaugeMetricFamily("judgify_wal_lag_seconds", "Age of the oldest commit read and not rolled up.", seconds)
         with self._process.oneshot():
             cpu = self._process.cpu_times()
             yield CounterMetricFamily("process_cpu_seconds", "User and system CPU time.", cpu.user + cpu.system)

@@ -6,6 +6,7 @@ last one had; that keeps batches large under load and costs an idle sender nothi
 
 import asyncio
 import logging
+from time import perf_counter
 
 from judgify_engine.config import BatchConfig
 from judgify_engine.core.batching import BatchSize
@@ -55,8 +56,7 @@ class BatchLoop:
                 log.error("judgments were not committed in time", extra={"rows": given_up})
 
     async def _commit(self, batch: list[Waiting]) -> None:
-        loop = asyncio.get_running_loop()
-        started_s = loop.time()
+        started_s = perf_counter()
         try:
             outcomes = await self._writer.commit([item.judgment for item in batch])
             for item, outcome in zip(batch, outcomes, strict=True):
@@ -70,7 +70,7 @@ class BatchLoop:
             for item in batch:
                 if not item.outcome.done():  # only when something unforeseen ended the commit
                     item.outcome.cancel()
-        took_s = loop.time() - started_s
+        took_s = perf_counter() - started_s
         self.size.committed(len(batch), took_s)
         self._metrics.commit.observe(took_s)
         self._metrics.batch_rows.observe(len(batch))

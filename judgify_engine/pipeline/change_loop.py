@@ -8,6 +8,7 @@ already applied is known by its position and skipped. Reading stops while a delt
 import asyncio
 import logging
 from collections.abc import Sequence
+from time import perf_counter
 
 from judgify_engine.config import ChangeConfig
 from judgify_engine.core.model import Change
@@ -62,6 +63,9 @@ class ChangeLoop:
         self._confirmable_lsn = 0
         self._confirmed_at_s = 0.0
         self.applied = applied
+        self.caught_up_s = 0.0
+        """When there was last nothing more to read (loop time)."""
+        metrics.oldest_waiting_commit_us = 0
 
     async def run(self) -> None:
         """Until cancelled, or until the stream or the writer fails; then start anew from the stored position."""
@@ -76,6 +80,7 @@ class ChangeLoop:
             if self._must_flush(now_s):
                 await self._flush()
             elif message is None:
+                self.caught_up_s = now_s
                 self._confirm_idle(now_s)
                 await self._source.readable(self._wait_s(now_s))
             elif messages % SLICE_MESSAGES == 0:
@@ -97,6 +102,7 @@ class ChangeLoop:
             return
         if not self._delta.changes:
             self._gathering_since_s = now_s
+            self._metrics.oldest_waiting_commit_us = change.commit_time_us
         if change.table == JUDGMENTS:
             self._delta.add(change)
         else:
@@ -119,16 +125,16 @@ class ChangeLoop:
     async def _flush(self) -> None:
         delta, workflows = self._delta, self._workflows
         self._delta, self._workflows = Delta(delta.position), []
-        loop = asyncio.get_running_loop()
-        started_s = loop.time()
+        started_s = perf_counter()
         await self._writer.apply(delta)
-        self._metrics.rollup.observe(loop.time() - started_s)
+        self._metrics.rollup.observe(perf_counter() - started_s)
         self._metrics.changes_applied += delta.changes
-        self._metrics.newest_applied_commit_us = delta.newest_commit_us
+        self._metrics.oldest_waiting_commit_us = 0
+        self._metrics.wal_end_lsn = self._source.wal_end
         self.applied = delta.position
         for sink in self._sinks:
             sink.rolled_up(delta, workflows)
-        self._confirm(self._confirmable_lsn, loop.time())
+        self._confirm(self._confirmable_lsn, asyncio.get_running_loop().time())
 
     def _confirm(self, lsn: int, now_s: float) -> None:
         if lsn:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from time import perf_counter
 from typing import NamedTuple
 
 from judgify_engine.core.model import Judgment
@@ -10,7 +11,7 @@ from judgify_engine.pipeline.ports import Outcome
 
 
 class Waiting(NamedTuple):
-    """A judgment, who waits for it, and since when (loop time, seconds)."""
+    """A judgment, who waits for it, and since when (`time.perf_counter`: uvloop's own clock counts milliseconds)."""
 
     judgment: Judgment
     outcome: "asyncio.Future[Outcome]"
@@ -41,7 +42,7 @@ class PartitionQueue:
     @property
     def oldest_age_s(self) -> float:
         """How long the oldest judgment that is not being committed yet has waited; 0 when there is none."""
-        return self._loop.time() - self._waiting[0].since_s if self._waiting else 0.0
+        return perf_counter() - self._waiting[0].since_s if self._waiting else 0.0
 
     def put(self, judgment: Judgment) -> "asyncio.Future[Outcome]":
         """Queue a judgment; the future gets its outcome. Raises QueueFull or Draining; never waits."""
@@ -54,7 +55,7 @@ class PartitionQueue:
                 f"({self._max_bytes} bytes)"
             )
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        item = Waiting(judgment, future, self._loop.time(), size)
+        item = Waiting(judgment, future, perf_counter(), size)
         self._waiting.append(item)
         self._unanswered.append(item)
         self.rows += 1
@@ -93,7 +94,7 @@ class PartitionQueue:
         One sweep instead of a timer for each judgment, which would cost 2 % of a request. Their rows may still be
         committed, so they count until `done`.
         """
-        before_s, given_up = self._loop.time() - timeout_s, 0
+        before_s, given_up = perf_counter() - timeout_s, 0
         unanswered = self._unanswered
         while unanswered and (unanswered[0].outcome.done() or unanswered[0].since_s < before_s):
             outcome = unanswered.popleft().outcome

@@ -7,7 +7,8 @@ from source_tree import PACKAGE, modules, name_of
 
 from judgify_engine.errors import JudgifyError
 
-ROW = re.compile(r"^\| `(?P<code>[a-z_]+)` \| (?P<status>\d{3}|–) \| (?P<title>[^|]+) \| (?P<todo>[^|]+) \|$")
+NO_ANSWER = "\N{EN DASH}"
+ROW = re.compile(rf"^\| `(?P<code>[a-z_]+)` \| (?P<status>\d{{3}}|{NO_ANSWER}) \| (?P<title>[^|]+) \| (?P<todo>[^|]+) \|$")
 
 
 def every_error() -> list[type[JudgifyError]]:
@@ -52,7 +53,7 @@ def test_errors_md_tells_the_status_and_the_title() -> None:
     rows = listed()
     for kind in every_error():
         row = rows[kind.code]
-        if row["status"] != "–":  # that one ends the process and is never an answer
+        if row["status"] != NO_ANSWER:  # that one ends the process and is never an answer
             assert int(row["status"]) == kind.status, kind.code
         assert row["title"].strip() == kind.title, kind.code
 

@@ -1,4 +1,4 @@
-"""Imports point inwards: core < wire < pipeline < the edges; and only the composition root joins edges (design.md, style §1)."""
+"""Imports point inwards: core < wire < pipeline < the edges; and only the composition root joins edges."""
 
 import ast
 import sys
@@ -33,7 +33,8 @@ ALLOWED = {
 }
 PURE = ("core", "wire")
 IMPURE = {
-    "asyncio", "time", "random", "secrets", "os", "sys", "socket", "ssl", "threading", "multiprocessing", "subprocess", "signal",
+    "asyncio", "time", "random", "secrets", "os", "sys", "socket", "ssl", "threading", "multiprocessing", "subprocess",
+    "signal",
     "pathlib", "shutil", "tempfile", "io", "logging", "urllib", "http", "uuid", "selectors", "contextvars", "weakref",
 }  # fmt: skip
 PURE_LIBRARIES = {"msgspec", "cel"}

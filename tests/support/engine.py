@@ -21,6 +21,7 @@ from support.waiting import until_now
 ROOT = Path(__file__).resolve().parents[2]
 START_WITHIN_S = 60.0
 _READY = re.compile(r"(?:Open|ready:)\s+(http://[^\s/]+)(?:/\?code=(\S+))?")
+_ASYNCPGS = "connection was closed in the middle of operation"
 _BAD_IN_LOG = ("Traceback", "never retrieved", "was destroyed", "never awaited", "Unclosed")
 
 
@@ -39,12 +40,13 @@ class Engine:
 
     def __init__(
         self, folder: Path, database: Database | None = None, *, dsn: str | None = None, profile: str = "embedded",
-        settings: dict[str, str] | None = None, port: int = 0,
+        settings: dict[str, str] | None = None, port: int = 0, prelude: str = "",
     ) -> None:  # fmt: skip
+        """`prelude`: Python that runs in the process first, to shorten what no setting shortens."""
         self.folder, self.database = folder, database
         self.data_dir = folder / "data"
         self.port = port
-        self.profile = profile
+        self.profile, self.prelude = profile, prelude
         self.settings = {"JUDGIFY_LOG_FORMAT": "json", **(settings or {})}
         if database is not None:
             self.settings |= {"JUDGIFY_DATABASE_URL": dsn or database.dsn, "JUDGIFY_CHANGE_SLOT": database.slot}
@@ -58,13 +60,15 @@ class Engine:
         """Start the process and return at once."""
         assert self.process is None
         self._starts += 1
-        arguments = ["serve", "--profile", self.profile, "--port", str(self.port), "--data-dir", self.data_dir]
+        line = command("serve", "--profile", self.profile, "--port", str(self.port), "--data-dir", self.data_dir)
+        if self.prelude:
+            line[1:3] = ["-c", f"{self.prelude}\nfrom judgify_engine.__main__ import main; main()"]
         with (
             open(self.folder / f"out-{self._starts}.txt", "wb") as out,
             open(self.folder / f"log-{self._starts}.txt", "wb") as log,
         ):
             self.process = subprocess.Popen(
-                command(*arguments), cwd=self.folder, env=environment(self.settings), stdin=subprocess.DEVNULL, stdout=out,
+                line, cwd=self.folder, env=environment(self.settings), stdin=subprocess.DEVNULL, stdout=out,
                 stderr=log,
             )  # fmt: skip
         return self
@@ -144,7 +148,8 @@ class Engine:
 
     def check_log(self) -> None:
         """Fail if something in the log should never be there."""
-        log = self.log
+        # asyncpg's own: a future that it made for a connection that broke, and that nobody can reach.
+        log = "\n".join(line for line in self.log.splitlines() if not ("never retrieved" in line and _ASYNCPGS in line))
         for bad in _BAD_IN_LOG:
             assert bad not in log, f"{bad!r} in the log:\n{log[-6000:]}"
 

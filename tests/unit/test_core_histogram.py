@@ -1,6 +1,7 @@
 """Quantiles within their error, merging by adding, and the very buckets that PostgreSQL's width_bucket gives."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -33,7 +34,7 @@ def test_quantile_is_within_the_error_of_the_exact_one(times: list[int], fractio
 
 
 def test_every_bucket_stands_for_all_of_its_values() -> None:
-    for low, after in zip(BOUNDS_US, BOUNDS_US[1:], strict=False):
+    for low, after in pairwise(BOUNDS_US):
         for value in (low, after - 1):
             found = quantile_us({bucket_of(value): 1}, 0.5)
             assert found is not None

@@ -1,4 +1,4 @@
-"""Whatever is inserted, updated, deleted and truncated, and however the log is cut: the sums are those of the rows that are left."""
+"""Whatever is done to the rows, and however the log is cut: the sums are those of the rows that are left."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -81,7 +81,8 @@ def expected(rows: list[dict[str, Any]], width_s: int) -> dict[Any, Told]:
         buckets = [bucket_of(time) for time in times]
         methods = [r["method_used"] for r in group]
         result[key] = Told(
-            len(group), len(group) if key[3] == "failed" else 0, methods.count("rule"), methods.count("llm"), methods.count("hybrid"),
+            len(group), len(group) if key[3] == "failed" else 0, methods.count("rule"), methods.count("llm"),
+            methods.count("hybrid"),
             sum(times), sum(round(r["confidence_score"] * 1_000_000) for r in group),
             frozenset((bucket, buckets.count(bucket)) for bucket in buckets),
         )  # fmt: skip

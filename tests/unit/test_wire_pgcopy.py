@@ -12,7 +12,8 @@ from judgify_engine.wire.pgcopy import COLUMNS, encode
 
 TYPES = {
     "id": "uuid", "created_at": "time", "execution_time_ms": "float8", "confidence_score": "float8", "workflow_version": "int4",
-    "tenant_id": "text", "workflow_id": "text", "method_used": "text", "status": "text", "input_data": "jsonb", "context": "jsonb",
+    "tenant_id": "text", "workflow_id": "text", "method_used": "text", "status": "text", "input_data": "jsonb",
+    "context": "jsonb",
     "final_result": "jsonb", "rule_index": "int4", "error": "text", "occurred_at": "time",
 }  # fmt: skip
 

@@ -19,7 +19,8 @@ COLUMNS = [
     ("flag", 16), ("raw", 17), ("doc", 114), ("short", 1043),
 ]  # fmt: skip
 ROW: tuple[b.Value, ...] = (
-    bytes(range(16)), "grün 😀".encode(), b.jsonb('{"a": [1, null]}'), pack(">h", -2), pack(">i", -4), pack(">q", -8), pack(">f", 0.5),
+    bytes(range(16)), "grün 😀".encode(), b.jsonb('{"a": [1, null]}'), pack(">h", -2), pack(">i", -4), pack(">q", -8),
+    pack(">f", 0.5),
     pack(">d", 0.1), pack(">q", -1), b"\x01", b"\x00\xff", b'{"x": 1}', b"short",
 )  # fmt: skip
 READ = {
