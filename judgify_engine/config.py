@@ -183,6 +183,8 @@ def load(
         node = tree
         for key in path[:-1]:
             node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise SettingsError(f"{key}: expected a table of settings, the profile has a single value")
         node[path[-1]] = value
     try:
         config = msgspec.convert(tree, Config, strict=False)
@@ -240,6 +242,6 @@ def _explain(error: msgspec.ValidationError, tree: dict[str, Any]) -> str:
     node: Any = tree
     for key in path.split(".") if path else []:
         node = node.get(key) if isinstance(node, dict) else None
-    secret = path.endswith(("url", "token"))
+    secret = path in ("database", "seed") or path.endswith(("url", "token"))
     got = "" if not path or secret or isinstance(node, dict) else f", got {node!r}"
     return f"{path or 'settings'}: {text[0].lower()}{text[1:]}{got}"

@@ -47,6 +47,7 @@ class Holder:
         self.holding = False
         """This process reads the log."""
         self._changes: ChangeLoop | None = None
+        self._start_over = False
 
     @property
     def follows(self) -> bool:
@@ -55,7 +56,7 @@ class Holder:
         return self.holding and self._changes is not None and now_s - self._changes.caught_up_s < BEHIND_S
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Hold, or wait to hold, until `stop`. A corrupt stream ends the process: nothing may be counted wrongly."""
+        """Hold, or wait to hold, until `stop`."""
         stopped = asyncio.create_task(stop.wait(), name="holder-stop")
         told = ""
         try:
@@ -71,8 +72,10 @@ class Holder:
                 except asyncio.CancelledError:
                     if not stop.is_set():
                         raise
-                except Corrupt:
-                    raise
+                except Corrupt as error:
+                    # Nothing may be counted wrongly, and nothing is gained by reading the same again.
+                    log.critical("the log could not be understood; the rollups are computed anew", extra={"reason": str(error)})
+                    self._start_over = True
                 except (JudgifyError, asyncpg.PostgresError, *AWAY) as error:
                     reason = str(error)[:300] or type(error).__name__
                     if held or reason != told:  # the same again and again is told once
@@ -120,7 +123,7 @@ class Holder:
             " WHERE slot_name = $1",
             slot,
         )
-        position = await store.position()
+        position = None if self._start_over else await store.position()
         if row is not None and row["ours"] and row["plugin"] == "pgoutput" and row["wal_status"] != "lost" and position:
             return position
         if row is not None and not row["ours"]:
@@ -133,4 +136,6 @@ class Holder:
         if row is not None:
             await connection.execute("SELECT pg_drop_replication_slot($1)", slot)
         consistent_lsn, snapshot = await stream.create_slot(slot)
-        return await store.rebuild(snapshot, consistent_lsn, self._live_hours)
+        position = await store.rebuild(snapshot, consistent_lsn, self._live_hours)
+        self._start_over = False
+        return position

@@ -11,6 +11,7 @@ import msgspec
 
 from judgify_engine.core.histogram import bucket_of
 from judgify_engine.core.model import Change
+from judgify_engine.errors import Corrupt
 from judgify_engine.units import START, Position
 
 FINE_BUCKET_S = 5
@@ -66,6 +67,8 @@ class Delta:
 
     def add(self, change: Change) -> None:
         """Add one change of `judgment_executions`."""
+        if change.old == {}:
+            raise Corrupt(f"a change of {change.table} came without its old row: the table needs REPLICA IDENTITY FULL")
         self.note(change)
         if change.old is None and change.new is None:
             self.truncated = True

@@ -1,8 +1,9 @@
 """A workflow's rules: checked and compiled once per version, then asked for each judgment. Pure.
 
-A rule is a CEL condition over `input` and `context` (https://cel.dev); the first that is true gives the result. Two costs
-are bounded here, because CEL has no clock: macros (`all`, `exists`, `map`, …) may be nested `MAX_MACRO_DEPTH` deep and
-walk at most `MAX_MACRO_VALUES` values (`map` is quadratic in this library: 4096 values take 0.9 s, 1000 take 50 ms).
+A rule is a CEL condition over `input` and `context` (https://cel.dev); the first that is true gives the result. What macros
+cost is bounded here, because CEL has no clock: `all`, `exists` and `exists_one` see inputs of at most `MAX_MACRO_VALUES` values, and
+of `MAX_COSTLY_VALUES` where they are nested or `map` or `filter` is used, which copy their result for each element in this
+library (480 values took 6 s).
 """
 
 import re
@@ -19,6 +20,7 @@ MAX_RULES = 500
 MAX_WHEN_CHARS = 4096
 MAX_MACRO_DEPTH = 2
 MAX_MACRO_VALUES = 1000
+MAX_COSTLY_VALUES = 100
 MAX_PARENTHESES = 40  # the parser gives up at some depth between 50 and 100, with an unreadable message
 
 Confidence = Annotated[float, Meta(ge=0, le=1)]
@@ -88,8 +90,11 @@ KNOWN_NAMES = frozenset(
 )
 MACROS = frozenset(["all", "exists", "exists_one", "existsOne", "map", "filter"])
 
+COSTLY_MACROS = frozenset(("map", "filter"))
+
 _TOKEN = re.compile(
-    r"""(?P<string>[rRbB]{0,2}(?:\"\"\"(?:\\.|[^\\])*?\"\"\"|'''(?:\\.|[^\\])*?'''|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'))
+    r"""(?P<string>(?:[bB]?[rR][bB]?)(?:\"\"\"[\s\S]*?\"\"\"|'''[\s\S]*?'''|"[^"]*"|'[^']*')
+        | [bB]?(?:\"\"\"(?:\\.|[^\\])*?\"\"\"|'''(?:\\.|[^\\])*?'''|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'))
       | (?P<comment>//[^\n]*) | (?P<name>[A-Za-z_]\w*) | (?P<space>\s+) | (?P<number>\d[\w.]*) | (?P<sign>.)""",
     re.VERBOSE | re.DOTALL,
 )
@@ -105,10 +110,12 @@ class CompiledWorkflow:
         self.definition = definition
         self._rules = []
         fields: dict[str, set[str] | None] = {"input": set(), "context": set()}
-        self._macros = False
+        self._max_values: int | None = None
         for index, rule in enumerate(definition.rules):
             program = _compile(index, rule.when, fields)
-            self._macros = self._macros or any(name in MACROS for kind, name in _tokens(rule.when) if kind == "name")
+            limit = _values_limit(rule.when)
+            if limit is not None:
+                self._max_values = min(limit, self._max_values or limit)
             self._rules.append((index, program.execute, msgspec.json.encode(rule.result), rule.confidence))
         self._default = Verdict(msgspec.json.encode(definition.default.result), definition.default.confidence, None, None)
         # Most of a decision's cost is handing values to CEL (2 µs each), so only the fields that rules name are handed over.
@@ -119,8 +126,8 @@ class CompiledWorkflow:
         """Ask the rules in order. Never raises for an input: a rule that fails gives a failed verdict with the reason."""
         if not self._rules:
             return self._default
-        if self._macros and _count_values(input_data) + _count_values(context) > MAX_MACRO_VALUES:
-            return _failed(0, f"rules with macros take inputs of at most {MAX_MACRO_VALUES} values")
+        if self._max_values and _count_values(input_data) + _count_values(context) > self._max_values:
+            return _failed(0, f"the macros in these rules take inputs of at most {self._max_values} values")
         index = 0
         try:
             asked = cel.Context(self._ask_of(input_data, context))
@@ -207,6 +214,27 @@ def _check_shape(when: str) -> str | None:
     return None
 
 
+def _values_limit(when: str) -> int | None:
+    """How many values an input may hold for the sake of this condition's macros; None: it has none."""
+    found = None
+    depth = 0
+    open_macros: list[int] = []
+    before = ""
+    for _, text in _tokens(when):
+        if text in "([{":
+            depth += 1
+            if text == "(" and before in MACROS:
+                costly = bool(open_macros) or before in COSTLY_MACROS
+                found = MAX_COSTLY_VALUES if costly or found == MAX_COSTLY_VALUES else MAX_MACRO_VALUES
+                open_macros.append(depth)
+        elif text in ")]}":
+            if open_macros and open_macros[-1] == depth:
+                open_macros.pop()
+            depth -= 1
+        before = text
+    return found
+
+
 def _tokens(when: str) -> list[tuple[str, str]]:
     """(kind, text) of each token that matters; strings come without their text."""
     found = []
@@ -268,5 +296,7 @@ def _kind(value: Any) -> str:
 
 
 def _failed(index: int, reason: str) -> Verdict:
+    # A reason may quote a name from the input or the rule; what PostgreSQL cannot store is spelt out.
+    reason = reason.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
     result = msgspec.json.encode({"error": {"rule": index, "reason": reason}})
     return Verdict(result, 0.0, index, f"rules[{index}]: {reason}")

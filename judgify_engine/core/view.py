@@ -60,6 +60,8 @@ class ViewState:
         self._changed_chart: set[int] = set()
         self._changed_live: set[int] = set()
         self._changed_workflows: set[str] = set()
+        self._forgotten_chart = self._forgotten_live = 0
+        """Buckets before these were forgotten: a late change of theirs would show a part for the whole."""
 
     def add(self, delta: Delta) -> bool:
         """Add a delta. False: it does not follow on this state (something was missed), so a new snapshot is needed."""
@@ -82,11 +84,14 @@ class ViewState:
         self._total.add(sums)
         self._seconds[second] += sums.total
         bucket, fine = second - second % self._bucket_s, second - second % FINE_BUCKET_S
-        for known in (_at(self._workflows, workflow), _at(self._chart, bucket), _at(self._live, fine)):
-            known.add(sums)
-        self._changed_chart.add(bucket)
-        self._changed_live.add(fine)
+        _at(self._workflows, workflow).add(sums)
         self._changed_workflows.add(workflow)
+        if bucket >= self._forgotten_chart:
+            _at(self._chart, bucket).add(sums)
+            self._changed_chart.add(bucket)
+        if fine >= self._forgotten_live:
+            _at(self._live, fine).add(sums)
+            self._changed_live.add(fine)
 
     def rate(self, now_s: float) -> float:
         """Judgments per second over the last 5 seconds."""
@@ -105,13 +110,10 @@ class ViewState:
 
     def update(self, now_s: float) -> bytes:
         """What changed since the last update, as `real_time_update`."""
-        message = self._message(
-            "real_time_update",
-            now_s,
-            self._changed_chart,
-            self._changed_live,
-            [*self._changed_workflows][:MAX_WORKFLOWS],
-        )
+        workflows = list(self._changed_workflows)
+        if len(workflows) > MAX_WORKFLOWS:
+            workflows = [name for name in self._busiest() if name in self._changed_workflows]
+        message = self._message("real_time_update", now_s, self._changed_chart, self._changed_live, workflows)
         self.settle()
         return message
 
@@ -125,11 +127,10 @@ class ViewState:
         self._changed_chart, self._changed_live, self._changed_workflows = set(), set(), set()
 
     def _forget_old(self, now_s: float) -> None:
-        for table, window_s in (
-            (self._chart, FRAMES_S[self.key.timeframe] + self._bucket_s),
-            (self._live, LIVE_WINDOW_S),
-        ):
-            for start in [start for start in table if start < now_s - window_s]:
+        self._forgotten_chart = max(self._forgotten_chart, int(now_s) - FRAMES_S[self.key.timeframe] - self._bucket_s)
+        self._forgotten_live = max(self._forgotten_live, int(now_s) - LIVE_WINDOW_S)
+        for table, first in ((self._chart, self._forgotten_chart), (self._live, self._forgotten_live)):
+            for start in [start for start in table if start < first]:
                 del table[start]
 
     def _busiest(self) -> list[str]:

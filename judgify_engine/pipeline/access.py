@@ -35,7 +35,8 @@ class Access:
 
     def __init__(self, source: GrantSource, known: dict[str, Grant]) -> None:
         self._source, self._known = source, known
-        self._remembered: OrderedDict[str, tuple[Grant | None, float]] = OrderedDict()
+        self._tokens: OrderedDict[str, tuple[Grant | None, float]] = OrderedDict()
+        self._sessions: OrderedDict[str, tuple[Grant | None, float]] = OrderedDict()
         self._lookups = asyncio.Semaphore(LOOKUPS_AT_ONCE)
         self._waiting = 0
         self._loop = asyncio.get_running_loop()
@@ -47,7 +48,7 @@ class Access:
         token = authorization[7:]
         grant = self._known.get(token)
         if grant is None:
-            entry = self._remembered.get(token)
+            entry = self._tokens.get(token)
             if entry is None or entry[0] is None or entry[1] < self._loop.time():
                 return None
             grant = entry[0]
@@ -80,8 +81,8 @@ class Access:
     async def _look_up(self, secret: str, *, session: bool) -> Grant | None:
         if len(secret) > LONGEST_TOKEN:
             return None
-        key = f"session {secret}" if session else secret
-        entry = self._remembered.get(key)
+        remembered = self._sessions if session else self._tokens
+        entry = remembered.get(secret)
         if entry is not None and entry[1] >= self._loop.time():
             return entry[0]
         if self._waiting >= LOOKUPS_WAITING:
@@ -92,15 +93,15 @@ class Access:
                 grant = await (self._source.find_session(secret) if session else self._source.find(secret))
         finally:
             self._waiting -= 1
-        self._remembered[key] = (grant, self._loop.time() + FRESH_S)
-        self._remembered.move_to_end(key)
-        while len(self._remembered) > REMEMBERED:
-            self._remembered.popitem(last=False)
+        remembered[secret] = (grant, self._loop.time() + FRESH_S)
+        remembered.move_to_end(secret)
+        while len(remembered) > REMEMBERED:
+            remembered.popitem(last=False)
         return grant
 
     def forget_session(self, secret: str) -> None:
         """Forget a session that was just closed."""
-        self._remembered.pop(f"session {secret}", None)
+        self._sessions.pop(secret, None)
 
 
 def _with_scope(grant: Grant, scope: str) -> Grant:

@@ -82,11 +82,9 @@ class Judging:
         try:
             answer = await self._first_or_stored(tenant_id, asked, started_s, key, fingerprint)
         except BaseException as error:
-            if isinstance(error, Exception):
-                first.set_exception(error)
-                first.exception()  # heard: nobody else may be waiting for it
-            else:
-                first.cancel()
+            cut_off = Unavailable("the first request with this key was cut off; send it again")
+            first.set_exception(error if isinstance(error, Exception) else cut_off)
+            first.exception()  # heard: nobody else may be waiting for it
             raise
         else:
             first.set_result(answer.body)
@@ -145,9 +143,10 @@ class Judging:
         try:
             outcome = await future
         except asyncio.CancelledError:
-            if future.cancelled():  # the commit ended in a way nobody foresaw; it is logged where it did
-                raise Unavailable("the commit was interrupted") from None
-            raise
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # the sender has gone
+            raise Unavailable("the commit was interrupted") from None  # it is logged where it ended
         if isinstance(outcome, CommitUnknown):
             outcome.extra["judgment_id"] = str(UUID(bytes=judgment.id))
         return outcome

@@ -32,7 +32,7 @@ class PartitionQueue:
         self.closed = False
         self._max_rows, self._max_bytes = max_rows, max_bytes
         self._waiting: deque[Waiting] = deque()
-        self._unanswered: deque[Waiting] = deque()
+        self._unanswered: deque[tuple[asyncio.Future[Outcome], float]] = deque()
         self._arrival = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -55,9 +55,9 @@ class PartitionQueue:
                 f"({self._max_bytes} bytes)"
             )
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        item = Waiting(judgment, future, perf_counter(), size)
-        self._waiting.append(item)
-        self._unanswered.append(item)
+        now_s = perf_counter()
+        self._waiting.append(Waiting(judgment, future, now_s, size))
+        self._unanswered.append((future, now_s))
         self.rows += 1
         self.bytes += size
         self._arrival.set()
@@ -87,6 +87,8 @@ class PartitionQueue:
         """These were answered: give their room free."""
         self.rows -= len(batch)
         self.bytes -= sum(item.size_bytes for item in batch)
+        while self._unanswered and self._unanswered[0][0].done():
+            self._unanswered.popleft()
 
     def give_up(self, timeout_s: float) -> int:
         """Answer those that have waited longer than `timeout_s`; to be called now and then. Returns how many.
@@ -96,8 +98,8 @@ class PartitionQueue:
         """
         before_s, given_up = perf_counter() - timeout_s, 0
         unanswered = self._unanswered
-        while unanswered and (unanswered[0].outcome.done() or unanswered[0].since_s < before_s):
-            outcome = unanswered.popleft().outcome
+        while unanswered and (unanswered[0][0].done() or unanswered[0][1] < before_s):
+            outcome, _since_s = unanswered.popleft()
             if not outcome.done():
                 detail = "this was not committed in time and may still be; look it up by its id before you send it again"
                 outcome.set_result(CommitUnknown(detail, retry_after_s=5.0))

@@ -14,6 +14,10 @@ log = logging.getLogger(__name__)
 MONTHS_AHEAD = 3
 LOCK_KEY = 0x6A756467_00000002
 TABLE = "judgment_executions"
+_WITHOUT_FULL = """
+SELECT c.oid::regclass::text AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+ WHERE i.inhparent = $1::regclass AND c.relreplident <> 'f'
+"""
 
 
 def months(now: datetime, ahead: int) -> list[tuple[str, datetime, datetime]]:
@@ -49,6 +53,9 @@ async def make_ahead(connection: "asyncpg.Connection[Any]", now: datetime) -> li
                 made.append(name)
             except asyncpg.CheckViolationError:
                 log.warning("the default partition holds rows of this month", extra={"partition": name})
+        # A partition attached by hand may lack what lets an update or delete be taken back from the rollups.
+        for row in await connection.fetch(_WITHOUT_FULL, TABLE):
+            await connection.execute(f"ALTER TABLE {row['name']} REPLICA IDENTITY FULL")
     if made:
         log.info("partitions made", extra={"partitions": made})
     return made

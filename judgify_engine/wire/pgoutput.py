@@ -103,8 +103,12 @@ class Decoder:
             _expect(message[5:6], b"N")
             new, offset = _read_row(message, 6, relation)
             _expect_end(message, offset)
+            if UNCHANGED in new.values():
+                raise Corrupt("an insert without all its values")
             return self._change(relation.table, None, new)
         if kind == b"B":
+            if self.in_transaction:
+                raise Corrupt("a transaction begins inside another one")
             _, self._commit_lsn, time_us, _ = _begin(message)
             self._commit_time_us = time_us + POSTGRES_EPOCH_US
             self._index, self.in_transaction = 0, True
@@ -119,6 +123,8 @@ class Decoder:
             return self._update(message)
         if kind == b"D":
             relation = self._relations[_u32(message, 1)[0]]
+            if message[5:6] not in (b"O", b"K"):
+                raise Corrupt(f"a delete with an unknown row {message[5:6]!r}")
             old, offset = _read_row(message, 6, relation)
             _expect_end(message, offset)
             return self._change(relation.table, old if message[5:6] == b"O" else {}, None)

@@ -42,6 +42,10 @@ class ExecuteRequest(msgspec.Struct, forbid_unknown_fields=True):
     occurred_at: datetime | None = None
 
 
+_Place = tuple[()] | tuple["_Place", str | int]
+"""Where a value is: the place around it and the step from there."""
+
+
 class Asked(NamedTuple):
     """A valid request."""
 
@@ -152,20 +156,21 @@ def check_carefully(body: bytes) -> None:
         raise (
             MalformedJson("the body is empty; a JSON object is expected") if not body else MalformedJson(str(error))
         ) from error
-    waiting: list[tuple[str, Any]] = [("", tree)]
+    waiting: list[tuple[_Place, Any]] = [((), tree)]
     while waiting:
-        path, node = waiting.pop()
+        place, node = waiting.pop()
         if isinstance(node, str):
-            _check_text(path, node)
+            _check_text(node, place)
         elif isinstance(node, dict):
             for key, value in node.items():
-                _check_text(f"a key of {path or 'the body'}", key)
-                waiting.append((f"{path}.{key}" if path else key, value))
+                _check_text(key, place, is_key=True)
+                waiting.append(((place, key), value))
         elif isinstance(node, list):
-            waiting.extend((f"{path}[{i}]", value) for i, value in enumerate(node))
+            waiting.extend(((place, index), value) for index, value in enumerate(node))
 
 
-_structure = re.compile(r'"(?:\\.|[^"\\])*"|([{\[])|([}\]])', re.DOTALL)
+# The closing quote is optional: a string without one runs to the end once, instead of being tried from each quote in it.
+_structure = re.compile(r'"(?:\\.|[^"\\])*"?|([{\[])|([}\]])', re.DOTALL)
 
 
 def _check_depth(text: str) -> None:
@@ -183,17 +188,28 @@ def _too_deep() -> NestedTooDeep:
     return NestedTooDeep(f"arrays and objects may be nested {MAX_DEPTH} deep", limit=MAX_DEPTH)
 
 
-def _check_text(path: str, text: str) -> None:
+def _check_text(text: str, place: "_Place", *, is_key: bool = False) -> None:
     if "\0" in text:
+        path = _path(place, is_key)
         raise UnstorableText(f"{path} holds the character NUL (\\u0000), which PostgreSQL cannot store", field=path)
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        surrogate = ord(text[error.start])
-        path = path.encode("ascii", "backslashreplace").decode()
+        path, surrogate = _path(place, is_key), ord(text[error.start])
         raise UnstorableText(
             f"{path} holds half of a surrogate pair (\\u{surrogate:04x}), which PostgreSQL cannot store", field=path
         ) from error
+
+
+def _path(place: "_Place", is_key: bool) -> str:
+    """A place as people write it, such as `input_data.parts[3].name`; made only when it is told."""
+    parts: list[str] = []
+    while place:
+        place, step = place
+        parts.append(f"[{step}]" if isinstance(step, int) else f".{step}")
+    text = "".join(reversed(parts)).removeprefix(".").encode("ascii", "backslashreplace").decode()
+    text = text if len(text) <= 200 else f"{text[:200]}…"
+    return f"a key of {text or 'the body'}" if is_key else text
 
 
 def _parse_int(literal: str) -> int:
