@@ -1,9 +1,9 @@
 """A workflow's rules: checked and compiled once per version, then asked for each judgment. Pure.
 
 A rule is a CEL condition over `input` and `context` (https://cel.dev); the first that is true gives the result. What macros
-cost is bounded here, because CEL has no clock: `all`, `exists` and `exists_one` see inputs of at most `MAX_MACRO_VALUES` values, and
-of `MAX_COSTLY_VALUES` where they are nested or `map` or `filter` is used, which copy their result for each element in this
-library (480 values took 6 s).
+cost is bounded here, because CEL has no clock: `all`, `exists` and `exists_one` see inputs of at most `MAX_MACRO_VALUES`
+values, and of `MAX_COSTLY_VALUES` where they are nested or where `map` or `filter` is used, which copy their result for each
+element in this library (480 values took 6 s).
 """
 
 import re

