@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any
 
+from aiohttp.http_exceptions import HttpProcessingError
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -42,6 +44,12 @@ class ConsoleFormatter(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Broken HTTP is its sender's affair: it got a 400. A traceback for each would let anyone fill the log."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
+
+
 def configure(form: str, level: str) -> None:
     """Set up logging for the process. `form`: `json` or `console`."""
     handler = logging.StreamHandler(sys.stderr)
@@ -49,6 +57,7 @@ def configure(form: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.getLogger("aiohttp.server").addFilter(_is_ours)
     # Access lines are metrics here, and aiohttp's would hold URLs.
     logging.getLogger("aiohttp.access").disabled = True
     logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -18,6 +18,9 @@ from judgify_engine.errors import DatabaseUnavailable
 log = logging.getLogger(__name__)
 
 PROBE_INTERVAL_S = 0.5
+# synchronous_commit: a 200 means "on disk", and what is confirmed to the slot is rolled up on disk, whatever the server's
+# default says.
+SESSION = {"application_name": "judgify-engine", "timezone": "UTC", "synchronous_commit": "on"}
 # Errors that say nothing about the statement, only that the server is away, full, or going away.
 AWAY = (
     OSError,
@@ -56,20 +59,18 @@ class Database:
             self.dsn,
             timeout=self._config.database.connect_timeout_s,
             command_timeout=self._config.database.command_timeout_s,
-            server_settings={"application_name": "judgify-engine", "timezone": "UTC"},
+            server_settings=SESSION,
         )
 
     async def open(self) -> None:
         """Make the pools; connections are made when they are needed. Does not wait for the server."""
         database = self._config.database
         commits = self._config.queue.partitions * self._config.batch.commits_in_flight
-        # synchronous_commit: a 200 means "on disk", whatever the server's default says.
-        settings = {"application_name": "judgify-engine", "timezone": "UTC", "synchronous_commit": "on"}
         common: dict[str, Any] = {
             "min_size": 0,
             "timeout": database.connect_timeout_s,
             "command_timeout": database.command_timeout_s,
-            "server_settings": settings,
+            "server_settings": SESSION,
             "max_inactive_connection_lifetime": 300.0,
             "reset": _keep,
         }
