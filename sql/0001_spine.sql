@@ -77,7 +77,8 @@ CREATE TABLE judgment_executions (
   rule_index         integer,         -- the rule that matched, from 0; null: the default, or not judged by rules
   error              text,            -- why it failed
   occurred_at        timestamptz,     -- when the thing judged happened, where that is not created_at
-  created_at         timestamptz      NOT NULL DEFAULT clock_timestamp(),
+  created_at         timestamptz      NOT NULL DEFAULT clock_timestamp()
+                                      CHECK (created_at BETWEEN '2000-01-01 00:00Z' AND '2200-01-01 00:00Z'),
   PRIMARY KEY (id)
 ) PARTITION BY RANGE (id);
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from support.client import Client, new_tenant
 from support.cluster import Cluster, Database, Server
 from support.engine import Engine

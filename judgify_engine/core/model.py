@@ -39,7 +39,7 @@ class Judgment(msgspec.Struct, gc=False):
     @property
     def size_bytes(self) -> int:
         """Roughly what this holds in memory and on the wire."""
-        return 400 + len(self.input_data) + len(self.context) + len(self.final_result)
+        return 400 + len(self.input_data) + len(self.context) + len(self.final_result) + len(self.answer)
 
 
 class Verdict(NamedTuple):

@@ -1,12 +1,12 @@
 """A workflow's rules: checked and compiled once per version, then asked for each judgment. Pure.
 
 A rule is a CEL condition over `input` and `context` (https://cel.dev); the first that is true gives the result. What macros
-cost is bounded here, because CEL has no clock: `all`, `exists` and `exists_one` see inputs of at most `MAX_MACRO_VALUES`
-values, and of `MAX_COSTLY_VALUES` where they are nested or where `map` or `filter` is used, which copy their result for each
-element in this library (480 values took 6 s).
+cost is bounded here, because CEL has no clock: from the conditions follows how many values an input may hold so that a decision
+stays under `MACRO_BUDGET`, `MAX_MACRO_VALUES` at most.
 """
 
 import re
+from bisect import bisect_right
 from typing import Annotated, Any
 
 import cel
@@ -20,7 +20,9 @@ MAX_RULES = 500
 MAX_WHEN_CHARS = 4096
 MAX_MACRO_DEPTH = 2
 MAX_MACRO_VALUES = 1000
-MAX_COSTLY_VALUES = 100
+MIN_MACRO_VALUES = 10
+MACRO_BUDGET = 1_000_000
+"""What all macros of a workflow may cost for one input, in units of about 60 ns."""
 MAX_PARENTHESES = 40  # the parser gives up at some depth between 50 and 100, with an unreadable message
 
 Confidence = Annotated[float, Meta(ge=0, le=1)]
@@ -110,14 +112,13 @@ class CompiledWorkflow:
         self.definition = definition
         self._rules = []
         fields: dict[str, set[str] | None] = {"input": set(), "context": set()}
-        self._max_values: int | None = None
+        costs: dict[int, int] = {}
         for index, rule in enumerate(definition.rules):
             program = _compile(index, rule.when, fields)
-            limit = _values_limit(rule.when)
-            if limit is not None:
-                self._max_values = min(limit, self._max_values or limit)
+            _add_cost(rule.when, costs)
             self._rules.append((index, program.execute, msgspec.json.encode(rule.result), rule.confidence))
         self._default = Verdict(msgspec.json.encode(definition.default.result), definition.default.confidence, None, None)
+        self._max_values = _values_limit(costs)
         # Most of a decision's cost is handing values to CEL (2 µs each), so only the fields that rules name are handed over.
         self._input_fields = _sorted(fields["input"])
         self._context_fields = _sorted(fields["context"])
@@ -176,7 +177,8 @@ def _compile(index: int, when: str, fields: dict[str, set[str] | None]) -> cel.P
     try:
         program = cel.compile(when)
     except Exception as error:
-        place = _PLACE.search(str(error))
+        places = list(_PLACE.finditer(str(error)))
+        place = next((found for found in places if "Syntax error" in found[3]), places[0] if places else None)
         if place is None:
             raise refuse("not a CEL expression") from error
         raise refuse(place[3][:300], int(place[1]), int(place[2])) from error
@@ -214,25 +216,44 @@ def _check_shape(when: str) -> str | None:
     return None
 
 
-def _values_limit(when: str) -> int | None:
-    """How many values an input may hold for the sake of this condition's macros; None: it has none."""
-    found = None
-    depth = 0
-    open_macros: list[int] = []
+def _add_cost(when: str, costs: dict[int, int]) -> None:
+    """Add what a condition's macros cost, as a polynomial in the number of values n: power of n -> factor.
+
+    A macro asks its body once for each value. In this library `map` and `filter` copy their result each time, and naming
+    `input` or `context` copies what is named, so both cost another power; a step of a macro costs 8 times a copied value.
+    """
+    depth, power = 0, 0
+    open_macros: list[tuple[int, int]] = []  # depth of its parenthesis, powers it adds
     before = ""
-    for _, text in _tokens(when):
+    for kind, text in _tokens(when):
         if text in "([{":
             depth += 1
             if text == "(" and before in MACROS:
-                costly = bool(open_macros) or before in COSTLY_MACROS
-                found = MAX_COSTLY_VALUES if costly or found == MAX_COSTLY_VALUES else MAX_MACRO_VALUES
-                open_macros.append(depth)
+                adds = 2 if before in COSTLY_MACROS else 1
+                open_macros.append((depth, adds))
+                power += adds
+                costs[power] = costs.get(power, 0) + 8
         elif text in ")]}":
-            if open_macros and open_macros[-1] == depth:
-                open_macros.pop()
+            if open_macros and open_macros[-1][0] == depth:
+                power -= open_macros.pop()[1]
             depth -= 1
+        elif kind == "name" and open_macros:
+            place, factor = (power + 1, 1) if text in ("input", "context") else (power, 8)
+            costs[place] = costs.get(place, 0) + factor
         before = text
-    return found
+
+
+def _values_limit(costs: dict[int, int]) -> int | None:
+    """How many values an input may hold, None: any number. Raises InvalidWorkflow when that would be next to nothing."""
+    if not costs:
+        return None
+
+    def cost(values: int) -> int:
+        return sum(factor * values**power for power, factor in costs.items())
+
+    if cost(MIN_MACRO_VALUES) > MACRO_BUDGET:
+        raise InvalidWorkflow("the macros in these rules cost too much: use fewer, or nest them less", field="rules")
+    return bisect_right(range(MAX_MACRO_VALUES + 1), MACRO_BUDGET, lo=MIN_MACRO_VALUES, key=cost) - 1
 
 
 def _tokens(when: str) -> list[tuple[str, str]]:

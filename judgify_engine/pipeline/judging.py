@@ -76,7 +76,9 @@ class Judging:
         if known is not None:
             if known[0] != fingerprint:
                 raise _mismatch(key)
-            return Answer(await asyncio.shield(known[1]), True)
+            body = await asyncio.shield(known[1])
+            self._metrics.judgments["replayed"] += 1
+            return Answer(body, True)
         first: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._under_way[tenant_id, key] = (fingerprint, first)
         try:

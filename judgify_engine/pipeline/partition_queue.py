@@ -87,8 +87,8 @@ class PartitionQueue:
         """These were answered: give their room free."""
         self.rows -= len(batch)
         self.bytes -= sum(item.size_bytes for item in batch)
-        while self._unanswered and self._unanswered[0][0].done():
-            self._unanswered.popleft()
+        if len(self._unanswered) > 2 * self.rows + 16:  # most of them were answered
+            self._unanswered = deque(entry for entry in self._unanswered if not entry[0].done())
 
     def give_up(self, timeout_s: float) -> int:
         """Answer those that have waited longer than `timeout_s`; to be called now and then. Returns how many.

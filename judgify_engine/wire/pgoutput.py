@@ -1,7 +1,8 @@
 """The logical replication messages of `pgoutput`, protocol version 1, columns in binary. Pure.
 
 Source: PostgreSQL documentation, "Logical Replication Message Formats". One call takes one whole message; one that is cut
-anywhere, or holds anything else than the format says, raises Corrupt: a row is never half read.
+anywhere, or holds anything else than the format says, raises Corrupt: a row is never half read. Types, origins and logical
+messages are passed over unread.
 """
 
 from collections.abc import Callable, Mapping
@@ -125,7 +126,7 @@ class Decoder:
             relation = self._relations[_u32(message, 1)[0]]
             if message[5:6] not in (b"O", b"K"):
                 raise Corrupt(f"a delete with an unknown row {message[5:6]!r}")
-            old, offset = _read_row(message, 6, relation)
+            old, offset = _read_old_row(message, 6, relation)
             _expect_end(message, offset)
             return self._change(relation.table, old if message[5:6] == b"O" else {}, None)
         if kind == b"R":
@@ -144,7 +145,7 @@ class Decoder:
         relation = self._relations[_u32(message, 1)[0]]
         offset, old, marker = 6, None, message[5:6]
         if marker in (b"O", b"K"):
-            old, offset = _read_row(message, 6, relation)
+            old, offset = _read_old_row(message, 6, relation)
             if marker == b"K":
                 old = None
             marker, offset = message[offset : offset + 1], offset + 1
@@ -213,6 +214,14 @@ def _read_row(message: bytes, offset: int, relation: _Relation) -> tuple[dict[st
                 row[name] = UNCHANGED
         else:
             raise Corrupt(f"a column of unknown kind {kind}")
+    return row, offset
+
+
+def _read_old_row(message: bytes, offset: int, relation: _Relation) -> tuple[dict[str, Any], int]:
+    """As `_read_row`; an old row has all its values."""
+    row, offset = _read_row(message, offset, relation)
+    if UNCHANGED in row.values():
+        raise Corrupt(f"an old row of {relation.table} without all its values")
     return row, offset
 
 

@@ -17,7 +17,8 @@ from judgify_engine.errors import InvalidField, MalformedJson, NestedTooDeep, Nu
 
 MAX_DEPTH = 64
 WORKFLOW_ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}(?!\n)$"
-IDEMPOTENCY_KEY = re.compile(r"^[\x21-\x7e]{1,255}$")
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
+MAX_DIGITS = 400
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1  # what CEL's int and uint hold
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 LATEST = datetime(2200, 1, 1, tzinfo=UTC)
@@ -220,11 +221,12 @@ def _parse_int(literal: str) -> int:
 
 def _parse_float(literal: str) -> float:
     value = float(literal)
-    mantissa = re.split("[eE]", literal)[0]
+    mantissa, _, exponent = literal.lower().partition("e")
     if value in (float("inf"), float("-inf")) or (value == 0.0 and any(digit in "123456789" for digit in mantissa)):
         raise NumberOutOfRange(f"{_short(literal)} does not fit a 64-bit float; write it as a string")
-    if len(literal) > 400:
-        raise NumberOutOfRange(f"{_short(literal)} has more than 400 characters; write it as a string", limit=400)
+    # PostgreSQL writes a number out in full: 0e-16000, which is 0, would become 16 KB of text.
+    if len(mantissa) > MAX_DIGITS or len(exponent) > 6 or (exponent and abs(int(exponent)) > MAX_DIGITS):
+        raise NumberOutOfRange(f"{_short(literal)} has more than {MAX_DIGITS} digits; write it as a string", limit=MAX_DIGITS)
     return value
 
 

@@ -3,11 +3,11 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
-
 from support.client import Client, Load
-from support.cluster import Database, Server
+from support.cluster import Database, Server, free_port
 from support.engine import Engine, run
 from support.proxy import Proxy
 from support.rollups import check_rollups
@@ -19,8 +19,6 @@ WORKFLOW = "test-workflow-0"
 @pytest.fixture
 async def proxy(database: Database) -> AsyncIterator[Proxy]:
     """Before the session's server."""
-    from urllib.parse import urlsplit
-
     port = urlsplit(database.dsn).port
     if port is None or urlsplit(database.dsn).hostname != "127.0.0.1":
         pytest.skip("the test's PostgreSQL does not listen on 127.0.0.1")
@@ -29,8 +27,6 @@ async def proxy(database: Database) -> AsyncIterator[Proxy]:
 
 
 def through(proxy: Proxy, database: Database) -> str:
-    from urllib.parse import urlsplit, urlunsplit
-
     parts = urlsplit(database.dsn)
     user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
     return urlunsplit(parts._replace(netloc=f"{user}127.0.0.1:{proxy.port}", query="sslmode=disable"))
@@ -41,7 +37,7 @@ async def more_answers(load: Load, count: int, within_s: float = 40) -> None:
     await until(lambda: len(load.answered) >= target, f"{count} more answers", within_s)
 
 
-@pytest.mark.parametrize("keyed", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("keyed", [0.0, 0.6])
 async def test_cut_in_the_moment_of_a_commit(
     database: Database, proxy: Proxy, start_engine: Callable[..., Engine], keyed: float
 ) -> None:
@@ -51,7 +47,7 @@ async def test_cut_in_the_moment_of_a_commit(
         await more_answers(load, 50)
         proxy.cut_commits = 0.15
         await until(
-            lambda: all(proxy.cuts[moment] >= 5 for moment in ("before", "race", "after")), "each kind of cut 5 times", 60
+            lambda: all(proxy.cuts[moment] >= 3 for moment in ("before", "race", "after")), "each kind of cut 3 times", 60
         )
         proxy.cut_commits = 0.0
         await more_answers(load, 100)
@@ -70,7 +66,7 @@ async def test_cuts_at_any_moment(database: Database, proxy: Proxy, start_engine
     engine = await asyncio.to_thread(start_engine, database, dsn=through(proxy, database))
     chance = random.Random(4)
     async with Load(engine.url, "test-token", workers=24, keyed=0.3) as load:
-        for number in range(25):
+        for number in range(15):
             await more_answers(load, chance.randrange(1, 60))
             if number % 5 == 4:
                 proxy.cut_all()
@@ -85,7 +81,9 @@ async def test_cuts_at_any_moment(database: Database, proxy: Proxy, start_engine
 
 async def test_log_stream_cut_again_and_again(database: Database, proxy: Proxy, start_engine: Callable[..., Engine]) -> None:
     """The reader of the log loses its connections, in the middle of large transactions too; nothing is counted twice."""
-    engine = await asyncio.to_thread(start_engine, database, dsn=through(proxy, database), settings={"JUDGIFY_CHANGE_MAX_ROWS": "500"})
+    engine = await asyncio.to_thread(
+        start_engine, database, dsn=through(proxy, database), settings={"JUDGIFY_CHANGE_MAX_ROWS": "500"}
+    )
     insert = """
         INSERT INTO judgment_executions (tenant_id, workflow_id, input_data, final_result, confidence_score, method_used,
           execution_time_ms)
@@ -109,7 +107,10 @@ async def test_log_stream_cut_again_and_again(database: Database, proxy: Proxy, 
 async def test_stalled_connections_are_given_up_in_bounded_time(
     database: Database, proxy: Proxy, start_engine: Callable[..., Engine]
 ) -> None:
-    engine = await asyncio.to_thread(start_engine, database, dsn=through(proxy, database),
+    engine = await asyncio.to_thread(
+        start_engine,
+        database,
+        dsn=through(proxy, database),
         settings={
             "JUDGIFY_DATABASE_COMMAND_TIMEOUT_S": "2",
             "JUDGIFY_DATABASE_CONNECT_TIMEOUT_S": "1",
@@ -161,7 +162,8 @@ async def test_no_new_connections_for_a_while(database: Database, proxy: Proxy, 
 
 async def test_postgres_stopped_while_serving(server: Server, start_engine: Callable[..., Engine]) -> None:
     database = server.cluster.make()
-    engine = start_engine(database)
+    # Those whose commit was cut off wait for its outcome as long as this.
+    engine = start_engine(database, settings={"JUDGIFY_HTTP_REQUEST_TIMEOUT_S": "3"})
     async with Load(engine.url, "test-token", workers=16, keyed=0.3) as load, Client(engine.url, "test-token") as client:
         await more_answers(load, 100)
         server.stop()
@@ -184,17 +186,17 @@ async def test_postgres_stopped_while_serving(server: Server, start_engine: Call
     assert engine.terminate() == 0
 
 
-async def test_unknown_outcome_is_said_when_postgres_stays_away(
-    server: Server, start_engine: Callable[..., Engine]
-) -> None:
+async def test_unknown_outcome_is_said_when_postgres_stays_away(server: Server, start_engine: Callable[..., Engine]) -> None:
     """The connection breaks in a commit and the server does not come back in time: neither yes nor no would be true."""
     database = server.cluster.make()
     async with Proxy(server.port) as proxy:
-        engine = await asyncio.to_thread(start_engine, database, dsn=proxy.dsn(database.name), settings={"JUDGIFY_HTTP_REQUEST_TIMEOUT_S": "2"})
+        engine = await asyncio.to_thread(
+            start_engine, database, dsn=proxy.dsn(database.name), settings={"JUDGIFY_HTTP_REQUEST_TIMEOUT_S": "2"}
+        )
         async with Client(engine.url, "test-token") as client:
             await client.judge(70, WORKFLOW)
             proxy.cut_commits = 1.0
-            proxy._random.choice = lambda moments: "after" if isinstance(moments, tuple) else moments[0]  # type: ignore[method-assign]
+            proxy.moments = ("after",)
             sending = asyncio.create_task(client.execute({"n": 1}, WORKFLOW))
             await until(lambda: proxy.cuts["after"] >= 1, "it was cut")
             proxy.refusing = True
@@ -210,9 +212,7 @@ async def test_unknown_outcome_is_said_when_postgres_stays_away(
         assert engine.terminate() == 0
 
 
-def test_postgres_away_at_the_start(database: Database, start_engine: Callable[..., Engine]) -> None:
-    from support.cluster import free_port
-
+def test_postgres_away_at_the_start(database: Database) -> None:
     for dsn in (
         f"postgresql://postgres@127.0.0.1:{free_port()}/x",
         database.dsn.replace(database.name, "no_such_database"),
@@ -242,18 +242,23 @@ async def test_stop_while_postgres_is_away(server: Server, start_engine: Callabl
 
 async def test_read_only_server(database: Database, start_engine: Callable[..., Engine]) -> None:
     """As after a fail-over to a standby: nothing can be stored, which is not the sender's fault."""
-    engine = start_engine(database)
+    engine = start_engine(database, settings={"JUDGIFY_HTTP_REQUEST_TIMEOUT_S": "3"})
     async with Load(engine.url, "test-token", workers=8, keyed=0.3) as load, Client(engine.url, "test-token") as client:
         await more_answers(load, 50)
         await database.do(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
-        await database.do("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'judgify-engine%'")
+        await database.do(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'judgify-engine%'"
+        )
         await until(lambda: len(load.refused) > 20, "judgments are refused", 20)
         answer = await client.execute({"temperature": 70}, WORKFLOW)
         answer.problem(503, answer.json["code"])
+        assert engine.log.count("postgres is back") < 5, "it is not back as long as it is read-only"
         await database.do(
             f"BEGIN; SET TRANSACTION READ WRITE; ALTER DATABASE {database.name} RESET default_transaction_read_only; COMMIT;"
         )
-        await database.do("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'judgify-engine%'")
+        await database.do(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'judgify-engine%'"
+        )
         await more_answers(load, 100)
         await load.stop()
     await load.check(database)

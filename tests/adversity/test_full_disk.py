@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from support.client import Client, Load
 from support.engine import Engine
 from support.rollups import check_rollups

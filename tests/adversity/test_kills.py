@@ -7,12 +7,13 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from judgify_engine.store.embedded import dsn_of
 from support.client import Client, Load
 from support.cluster import Cluster, Database
 from support.engine import Engine
 from support.rollups import check_rollups
 from support.waiting import until
+
+from judgify_engine.store.embedded import dsn_of
 
 TIMES = 3
 

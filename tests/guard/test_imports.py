@@ -127,9 +127,14 @@ def test_core_and_wire_are_pure(path: Path) -> None:
             assert node.func.id not in ("open", "print", "input", "eval", "exec"), node.func.id
 
 
-@pytest.mark.parametrize("path", [p for p in ALL if layer(name_of(p)) in ("pipeline", "observe")], ids=lambda p: name_of(p))
+@pytest.mark.parametrize("path", [p for p in ALL if layer(name_of(p)) == "pipeline"], ids=lambda p: name_of(p))
 def test_the_pipeline_knows_no_driver(path: Path) -> None:
     assert not library_imports(path) & DRIVERS
+
+
+@pytest.mark.parametrize("path", [p for p in ALL if "asyncpg" in library_imports(p)], ids=lambda p: name_of(p))
+def test_the_database_driver_is_used_by_edges_and_joiners_only(path: Path) -> None:
+    assert layer(name_of(path)) in (*EDGES, *JOINERS)
 
 
 @pytest.mark.parametrize("path", [p for p in ALL if "psycopg2" in library_imports(p)], ids=lambda p: name_of(p))

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-
 from support.client import EXECUTE, Client
 from support.engine import Engine
 
@@ -162,7 +161,7 @@ async def test_bad_idempotency_key(sender: Client, key: str) -> None:
         ("GET", "/%00", 404, "not_found"),
         ("GET", "/assets/../pyproject.toml", 404, "not_found"),
         ("GET", "/assets/..%2f..%2fpage.py", 404, "not_found"),
-        ("GET", EXECUTE, 404, "not_found"),  # it reads as a judgment's id
+        ("GET", EXECUTE, 405, "method_not_allowed"),
         ("PUT", EXECUTE, 405, "method_not_allowed"),
         ("DELETE", "/api/v1/judgments", 405, "method_not_allowed"),
         ("POST", "/api/v1/workflows/check", 405, "method_not_allowed"),

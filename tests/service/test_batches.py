@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-
 from support.client import Answer, Client
 from support.cluster import Database
 from support.engine import Engine
@@ -27,7 +26,9 @@ async def test_refused_row_fails_alone(database: Database, start_engine: Callabl
         await blocker.execute("LOCK TABLE judgment_executions IN ACCESS EXCLUSIVE MODE")
         sending = [
             asyncio.create_task(
-                client.execute({"machine_id": f"MACHINE_{number % 20}", "n": number}, WORKFLOW, key=f"k{number}" if number % 3 else None)
+                client.execute(
+                    {"machine_id": f"MACHINE_{number % 20}", "n": number}, WORKFLOW, key=f"k{number}" if number % 3 else None
+                )
             )
             for number in range(100)
         ]
@@ -114,9 +115,7 @@ async def test_too_many_requests_are_503(database: Database, start_engine: Calla
 
 async def test_commit_that_takes_too_long_is_told_and_resolved(database: Database, start_engine: Callable[..., Engine]) -> None:
     """The senders are told that the outcome is not known; what the table says later is not contradicted by any answer."""
-    engine = start_engine(
-        database, settings={"JUDGIFY_HTTP_REQUEST_TIMEOUT_S": "2", "JUDGIFY_DATABASE_COMMAND_TIMEOUT_S": "1"}
-    )
+    engine = start_engine(database, settings={"JUDGIFY_HTTP_REQUEST_TIMEOUT_S": "2", "JUDGIFY_DATABASE_COMMAND_TIMEOUT_S": "1"})
     async with Client(engine.url, "test-token") as client:
         await client.execute({"n": 0}, WORKFLOW)
         blocker = await database.connect()
@@ -138,7 +137,9 @@ async def test_commit_that_takes_too_long_is_told_and_resolved(database: Databas
 
         await until(works, "it works again", 20)
         certain = {number for number, answer in enumerate(answers, 1) if answer.json["code"] != "commit_unknown"}
-        stored = await database.rows("SELECT (input_data ->> 'n')::int AS n, count(*) AS times FROM judgment_executions GROUP BY 1")
+        stored = await database.rows(
+            "SELECT (input_data ->> 'n')::int AS n, count(*) AS times FROM judgment_executions GROUP BY 1"
+        )
         assert not certain & {row["n"] for row in stored}
         assert all(row["times"] == 1 for row in stored if row["n"] != 9)
     assert engine.terminate() == 0

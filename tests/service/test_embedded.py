@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from support.client import Client
 from support.engine import Engine, processes_of, run
 from support.waiting import until, until_now

@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from judgify_engine.config import Config
-from judgify_engine.store.pool import Database as Pool
 from support.client import EXECUTE, Client
 from support.cluster import Database
 from support.engine import Engine
+
+from judgify_engine.config import Config
+from judgify_engine.store.pool import Database as Pool
 
 SEED = {
     "workflow_id": "test-workflow-3",
@@ -112,7 +113,8 @@ async def test_many_at_once_are_each_answered_and_stored_once(tenant: Client, en
     for number, answer in enumerate(answers):
         assert answer["final_result"]["verdict"] == ("inspect" if number < 50 or number > 95 else "ok")
     stored = await engine.database.rows(
-        "SELECT id::text, (input_data ->> 'value')::int AS value FROM judgment_executions WHERE tenant_id = $1", tenant.tenant_id
+        "SELECT id::text, (input_data ->> 'value')::int AS value FROM judgment_executions WHERE tenant_id = $1",
+        tenant.tenant_id,
     )
     assert {(row["id"], row["value"]) for row in stored} == {(judgment_id, number) for number, judgment_id in enumerate(ids)}
     assert len(stored) == 500

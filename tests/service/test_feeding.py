@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from support.client import CHECK, Client
 from support.engine import ROOT, Engine, run
 from support.rollups import check_rollups
@@ -54,7 +53,9 @@ async def test_csv(tenant: Client, engine: Engine, tmp_path: Path) -> None:
 async def test_ndjson(tenant: Client, engine: Engine, tmp_path: Path) -> None:
     await tenant.put_workflow("other")
     path = tmp_path / "rows.ndjson"
-    lines = [{"workflow_id": "other" if n % 4 == 0 else "check", "input_data": {"value": n}, "context": {"n": n}} for n in range(200)]
+    lines = [
+        {"workflow_id": "other" if n % 4 == 0 else "check", "input_data": {"value": n}, "context": {"n": n}} for n in range(200)
+    ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = run("feed", path, "--url", tenant.url, "--token", tenant.token)
     assert done.returncode == 0, done.stdout + done.stderr

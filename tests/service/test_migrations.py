@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.cluster import Database
+from support.engine import run
 
 from judgify_engine import resources
 from judgify_engine.errors import StartupError
 from judgify_engine.store.migrate import migrate
-from support.cluster import Database
-from support.engine import run
 
 
 @pytest.fixture

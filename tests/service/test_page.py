@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-
 from support.client import Answer, Client
 from support.cluster import Database
-from support.engine import Engine
+from support.engine import Engine, run
+from support.waiting import until
 
 COOKIE = "judgify_session"
 
@@ -157,9 +157,6 @@ async def test_cookie_is_secure_behind_tls(visitor: Client, tenant: Client) -> N
 
 async def test_revoked_token_ends_its_sessions(engine: Engine, visitor: Client, tenant: Client) -> None:
     cookie = cookie_of(await visitor.call("POST", "/session", body={"token": tenant.token}))
-    from support.engine import run
-    from support.waiting import until
-
     token_id = await engine.database.value("SELECT token_id FROM api_tokens WHERE tenant_id = $1", tenant.tenant_id)
     done = run("tokens", "revoke", token_id, settings={"JUDGIFY_DATABASE_URL": engine.database.dsn})
     assert done.returncode == 0, done.stderr

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 
 import pytest
-
 from support.client import Client, Load
+from support.cluster import Cluster, Database
 from support.engine import Engine, processes_of
 from support.waiting import until, until_now
+
+from judgify_engine.store.embedded import dsn_of
 
 WORKFLOW = "test-workflow-0"
 
@@ -39,9 +41,6 @@ async def test_sigterm_under_load_stores_all_that_was_answered(start_engine: Cal
 
 async def test_requests_under_way_are_answered_before_the_end(start_engine: Callable[..., Engine]) -> None:
     """A stop while the table is locked waits for the commit; who comes later is turned away."""
-    from support.cluster import Cluster, Database
-    from judgify_engine.store.embedded import dsn_of
-
     engine = start_engine()
     database = Database(Cluster(dsn_of(engine.data_dir)), "postgres", "judgify_cdc")
     database.dsn = dsn_of(engine.data_dir)

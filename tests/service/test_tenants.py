@@ -4,7 +4,6 @@ import time
 from typing import Any
 
 import pytest
-
 from support.client import EXECUTE, Client, new_tenant
 from support.engine import Engine, run
 from support.waiting import until
@@ -24,7 +23,15 @@ CALLS = [
 
 @pytest.mark.parametrize(("method", "path", "body", "scope"), CALLS)
 async def test_wrong_and_missing_token(tenant: Client, method: str, path: str, body: Any, scope: str) -> None:
-    for header in (None, "Bearer nonsense", "Bearer ", "bearer", "Basic dXNlcjpwYXNz", f"Token {tenant.token}", "Bearer " + "x" * 5000):
+    for header in (
+        None,
+        "Bearer nonsense",
+        "Bearer ",
+        "bearer",
+        "Basic dXNlcjpwYXNz",
+        f"Token {tenant.token}",
+        "Bearer " + "x" * 5000,
+    ):
         async with Client(tenant.url, None) as nobody:
             answer = await nobody.call(method, path, body=body, headers={} if header is None else {"Authorization": header})
         answer.problem(401, "unauthorized")
@@ -34,7 +41,9 @@ async def test_wrong_and_missing_token(tenant: Client, method: str, path: str, b
 
 
 @pytest.mark.parametrize(("method", "path", "body", "scope"), CALLS)
-async def test_scope_is_needed_and_enough(engine: Engine, tenant: Client, method: str, path: str, body: Any, scope: str) -> None:
+async def test_scope_is_needed_and_enough(
+    engine: Engine, tenant: Client, method: str, path: str, body: Any, scope: str
+) -> None:
     others = [name for name in ("execute", "read", "admin") if name != scope]
     async with Client(engine.url, await engine.database.token(tenant.tenant_id, *others)) as lacking:
         problem = (await lacking.call(method, path, body=body)).problem(403, "forbidden")
@@ -121,7 +130,11 @@ async def test_expired_token_is_refused(engine: Engine, tenant: Client) -> None:
 
 
 def test_tokens_command_refuses_nonsense(engine: Engine) -> None:
-    for arguments in (("create", "--tenant", ""), ("create", "--tenant", "a\nb"), ("create", "--tenant", "t", "--expires-days", "0")):
+    for arguments in (
+        ("create", "--tenant", ""),
+        ("create", "--tenant", "a\nb"),
+        ("create", "--tenant", "t", "--expires-days", "0"),
+    ):
         assert tokens(engine, *arguments).returncode == 2
     assert run("tokens", "create").returncode == 2
     assert run("tokens", "create", "--tenant", "t", "--scope", "everything").returncode == 2

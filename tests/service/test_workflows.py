@@ -2,10 +2,10 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
-
 from support.client import CHECK, Client
 from support.engine import Engine
 from support.waiting import until
@@ -124,7 +124,9 @@ async def test_change_by_plain_sql_is_live_within_a_second(tenant: Client, engin
         return answer.status == 200 and answer.json["final_result"].get("verdict") == verdict
 
     await engine.database.do(
-        "UPDATE workflows SET definition = $2 WHERE tenant_id = $1 AND workflow_id = 'check'", who, json.dumps(always("by hand"))
+        "UPDATE workflows SET definition = $2 WHERE tenant_id = $1 AND workflow_id = 'check'",
+        who,
+        json.dumps(always("by hand")),
     )
     await until(lambda: judged("check", "by hand"), "the update is live", 1.0)
     assert (await tenant.judge(70))["workflow_version"] == 2
@@ -152,7 +154,9 @@ async def test_broken_definition_by_plain_sql_is_said_and_can_be_mended(tenant: 
     await tenant.judge(70)
     broken = {"default": {"result": {}}, "rules": [{"when": "input. <<", "result": {}}]}
     await engine.database.do(
-        "UPDATE workflows SET definition = $2 WHERE tenant_id = $1 AND workflow_id = 'check'", tenant.tenant_id, json.dumps(broken)
+        "UPDATE workflows SET definition = $2 WHERE tenant_id = $1 AND workflow_id = 'check'",
+        tenant.tenant_id,
+        json.dumps(broken),
     )
 
     async def refused() -> bool:
@@ -170,4 +174,4 @@ async def test_rules_of_great_cost_are_bounded(tenant: Client) -> None:
     assert (await tenant.put_workflow("costly", {"rules": [{"when": when, "result": {}}], **always("x")})).status == 201
     answer = await tenant.execute({"list": list(range(20_000))}, "costly")
     assert (answer.status, answer.json["status"]) == (200, "failed")
-    assert "1000 values" in answer.json["error"]
+    assert re.search(r"at most \d+ values", answer.json["error"])

@@ -5,7 +5,6 @@ import contextlib
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -48,7 +47,9 @@ class Answer(NamedTuple):
 class Client:
     """Calls one engine with one token."""
 
-    def __init__(self, url: str, token: str | None, tenant_id: str = "", *, connections: int = 100, timeout_s: float = 60) -> None:
+    def __init__(
+        self, url: str, token: str | None, tenant_id: str = "", *, connections: int = 100, timeout_s: float = 60
+    ) -> None:
         self.url, self.token, self.tenant_id = url, token, tenant_id
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections), timeout=aiohttp.ClientTimeout(total=timeout_s)
@@ -72,7 +73,9 @@ class Client:
             data = json.dumps(body).encode()
         if data is not None:
             sent.setdefault("Content-Type", "application/json")
-        async with self.session.request(method, self.url + path, data=data, headers=sent, allow_redirects=redirects) as response:
+        async with self.session.request(
+            method, self.url + path, data=data, headers=sent, allow_redirects=redirects
+        ) as response:
             return Answer(response.status, response.headers.copy(), await response.read())
 
     async def get(self, path: str) -> Answer:
@@ -113,7 +116,9 @@ class Load:
     Every judgment has a number of its own in `input_data.n`, so that each can be found in the table whatever was answered.
     """
 
-    def __init__(self, url: str, token: str, *, workers: int = 16, workflow_id: str = "test-workflow-0", keyed: float = 0.0) -> None:
+    def __init__(
+        self, url: str, token: str, *, workers: int = 16, workflow_id: str = "test-workflow-0", keyed: float = 0.0
+    ) -> None:
         self.url, self.token, self.workers, self.workflow_id, self.keyed = url, token, workers, workflow_id, keyed
         self.answered: dict[int, str] = {}
         """Number to judgment id."""
@@ -202,5 +207,3 @@ class Load:
         assert not doubled, f"{len(doubled)} judgments are stored more than once: {list(doubled.items())[:5]}"
         assert not not_refused, f"{len(not_refused)} were refused and are stored: {list(not_refused.items())[:5]}"
         assert self.answered, "nothing was answered at all"
-
-

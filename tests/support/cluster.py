@@ -164,9 +164,7 @@ class Database:
         await self.do("INSERT INTO action_executions (tenant_id, judgment_id, action, status)"
                       " VALUES ('marker', gen_random_uuid(), 'marker', 'done')")  # fmt: skip
         await until(
-            lambda: self.value(
-                "SELECT commit_lsn >= $2::text::pg_lsn FROM cdc_positions WHERE slot_name = $1", self.slot, lsn
-            ),
+            lambda: self.value("SELECT commit_lsn >= $2::text::pg_lsn FROM cdc_positions WHERE slot_name = $1", self.slot, lsn),
             f"the rollups have reached {lsn}",
             within_s,
         )

@@ -22,7 +22,10 @@ class Proxy:
         self.port = 0
         self.cut_commits = 0.0
         """Share of commits in whose moment the connection is cut."""
+        self.moments: tuple[str, ...] = MOMENTS
+        """Which of them."""
         self.refusing = False
+        """Refuse new connections."""
         self.cuts: Counter[str] = Counter()
         self._target = port
         self._random = random.Random(seed)
@@ -125,7 +128,7 @@ class Proxy:
             pair.cut()
 
     async def _cut_in_commit(self, message: bytes, pair: "_Pair") -> None:
-        moment = self._random.choice(MOMENTS)
+        moment = self._random.choice(self.moments)
         self.cuts[moment] += 1
         if moment == "after":
             pair.swallow = asyncio.Event()

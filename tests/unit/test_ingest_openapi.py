@@ -35,7 +35,9 @@ def routes() -> list[web.RouteDef]:
 
 def test_every_route_is_described_and_nothing_else() -> None:
     described = {(method, path) for method, path, _ in OPERATIONS}
-    assert described == {(route.method.lower(), route.path) for route in routes() if route.path not in OWN}
+    assert described == {
+        (route.method.lower(), re.sub(r"{(\w+):.*}", r"{\1}", route.path)) for route in routes() if route.path not in OWN
+    }
 
 
 def test_it_is_openapi_3_1_with_a_title_and_a_version() -> None:

@@ -1,7 +1,6 @@
 """Tokens: what they grant, how long that is remembered, and that neither memory nor look-ups grow without bound."""
 
 import asyncio
-from typing import Any
 
 import pytest
 from builders import settle
@@ -194,14 +193,15 @@ async def test_an_unknown_token_does_not_close_a_session() -> None:
     assert await s.access.check_session("cookie", "read") == READER
 
 
-async def test_it_remembers_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("session", [False, True], ids=["tokens", "sessions"])
+async def test_it_remembers_a_bounded_number(monkeypatch: pytest.MonkeyPatch, session: bool) -> None:
     monkeypatch.setattr(module, "REMEMBERED", 3)
-    s = Setting()
-    for number in range(10):
+    s = Setting(monkeypatch)
+    check = s.access.check_session if session else s.access.check_token
+    for name in ("a", "b", "c", "d", "e", "e", "d", "c", "a"):
         with pytest.raises(Unauthorized):
-            await s.access.check(f"Bearer wrong-{number}", "read")
-    remembered: Any = s.access._remembered
-    assert len(remembered) == 3
+            await check(name, "read")
+    assert s.tokens.asked == ["a", "b", "c", "d", "e", "a"]  # the three newest were known, the oldest no more
 
 
 async def test_few_look_ups_run_at_once_and_a_flood_is_refused() -> None:

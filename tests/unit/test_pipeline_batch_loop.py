@@ -80,6 +80,15 @@ async def test_one_alone_is_committed_at_once_without_waiting() -> None:
         assert s.writer.started == [[0], [1], [2], [3], [4]]
 
 
+async def test_one_alone_after_a_burst_is_committed_at_once_too() -> None:
+    async with Setting(MemoryWriter(), in_flight=2, max_wait_s=3600.0).running() as s:
+        s.put(*range(100))
+        await settle()
+        (future,) = s.put(100)
+        await settle()
+        assert future.done()
+
+
 async def test_while_a_commit_is_under_way_later_ones_gather() -> None:
     async with Setting(MemoryWriter(at_once=False)).running() as s:
         futures = s.put(0)
