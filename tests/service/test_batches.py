@@ -75,7 +75,7 @@ async def small(database: Database, start_engine: Callable[..., Engine]) -> Asyn
 
 
 async def test_full_queue_is_503_and_stores_nothing(database: Database, small: tuple[Engine, Client]) -> None:
-    engine, client = small
+    _, client = small
     blocker = await database.connect()
     transaction = blocker.transaction()
     await transaction.start()

@@ -61,7 +61,8 @@ async def test_seed_request_of_the_embedded_profile(engine: Engine) -> None:
 async def test_record_is_what_was_sent_and_answered(tenant: Client) -> None:
     sent = {
         "value": 96.25, "text": "Grüße, 世界 🎉 \" \\ / \n\t", "list": [1, [2, {"three": 3.5}], None, True, False, ""],
-        "empty": {}, "big": 2**63 - 1, "huge": 2**64 - 1, "negative": -(2**63), "small": 5e-324, "large": 1.7976931348623157e308,
+        "empty": {}, "big": 2**63 - 1, "huge": 2**64 - 1, "negative": -(2**63), "small": 5e-324,
+        "large": 1.7976931348623157e308,
         "float": 0.1, "key with \"quotes\" and 'others'; DROP TABLE workflows; --": "$1 %s {x}",
     }  # fmt: skip
     context = {"shift": "night", "nested": {"a": [1.0, 2e10]}}

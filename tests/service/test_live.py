@@ -21,7 +21,8 @@ FIELDS = {
     "bucket_s", "charts", "live_bucket_s", "live_window_s", "live", "workflows",
 }  # fmt: skip
 EXECUTIONS = """
-INSERT INTO judgment_executions (tenant_id, workflow_id, input_data, final_result, confidence_score, method_used, execution_time_ms)
+INSERT INTO judgment_executions (tenant_id, workflow_id, input_data, final_result, confidence_score, method_used,
+                                 execution_time_ms)
 SELECT $1, 'w' || n % 40, '{}', jsonb_build_object('verdict', 'verdict-' || n % 400 || repeat('x', 40)), 1, 'rule', 1
   FROM generate_series(1, $2::int) AS n
 """

@@ -19,11 +19,15 @@ def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(resources.folder("sql"), tmp_path / "sql"))
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.sql"))
+
+
 async def test_second_run_applies_nothing(database: Database, folder: Path) -> None:
     connection = await database.connect()
     try:
         applied = await migrate(connection, folder)
-        assert applied == sorted(path.name for path in folder.glob("*.sql"))
+        assert applied == names_in(folder)
         assert await migrate(connection, folder) == []
     finally:
         await connection.close()
@@ -33,7 +37,7 @@ async def test_two_at_once_apply_each_once(database: Database, folder: Path) -> 
     connections = await asyncio.gather(*(database.connect() for _ in range(4)))
     try:
         applied = await asyncio.gather(*(migrate(connection, folder) for connection in connections))
-        assert sorted(name for names in applied for name in names) == sorted(path.name for path in folder.glob("*.sql"))
+        assert sorted(name for names in applied for name in names) == names_in(folder)
     finally:
         await asyncio.gather(*(connection.close() for connection in connections))
 
@@ -42,7 +46,7 @@ async def test_changed_file_is_refused(database: Database, folder: Path) -> None
     connection = await database.connect()
     try:
         await migrate(connection, folder)
-        first = min(folder.glob("*.sql"))
+        first = folder / names_in(folder)[0]
         first.write_text(first.read_text() + "\n-- edited\n")
         with pytest.raises(StartupError, match=first.name):
             await migrate(connection, folder)
@@ -61,8 +65,8 @@ async def test_failed_migration_leaves_nothing_and_the_lock_free(database: Datab
     finally:
         await connection.close()
     assert await database.value("SELECT to_regclass('half_made')") is None
-    assert await database.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-                                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())") == 0  # fmt: skip
+    locks = "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND datname = $1"
+    assert await database.value(locks, database.name) == 0
 
 
 def test_command_migrates_and_says_what_is_applied(database: Database) -> None:

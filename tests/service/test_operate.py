@@ -145,7 +145,8 @@ async def test_openapi_schemas_hold_for_real_answers(tenant: Client) -> None:
     workflow = (await tenant.get("/api/v1/workflows/check")).json
     problem = (await tenant.execute({}, "nothing")).json
     examples: list[tuple[str, dict[str, Any]]] = [
-        ("JudgmentAnswer", answer), ("JudgmentRecord", record), ("WorkflowAnswer", workflow), ("WorkflowDefinition", workflow["definition"]),
+        ("JudgmentAnswer", answer), ("JudgmentRecord", record), ("WorkflowAnswer", workflow),
+        ("WorkflowDefinition", workflow["definition"]),
     ]  # fmt: skip
     for name, value in examples:
         schema = schemas[name]

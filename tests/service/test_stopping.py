@@ -109,7 +109,8 @@ async def test_stop_with_idle_connections_and_a_half_sent_request(start_engine: 
         await asyncio.gather(*(client.get("/health") for _ in range(20)))
         _, writer = await asyncio.open_connection("127.0.0.1", engine.listening_port)
         writer.write(
-            b"POST /api/v1/judgments/execute HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer test-token\r\nContent-Length: 100\r\n\r\n{"
+            b"POST /api/v1/judgments/execute HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer test-token\r\n"
+            b"Content-Length: 100\r\n\r\n{"
         )
         await writer.drain()
         began_s = time.monotonic()

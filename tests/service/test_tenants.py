@@ -8,6 +8,8 @@ from support.client import EXECUTE, Client, new_tenant
 from support.engine import Engine, run
 from support.waiting import until
 
+from judgify_engine.store.tokens import hash_of
+
 JUDGMENT = {"workflow_id": "check", "input_data": {"value": 1}}
 CALLS = [
     ("POST", EXECUTE, JUDGMENT, "execute"),
@@ -123,7 +125,7 @@ async def test_tokens_command_creates_lists_and_revokes(engine: Engine, tenant: 
 async def test_expired_token_is_refused(engine: Engine, tenant: Client) -> None:
     token = await engine.database.token(tenant.tenant_id)
     await engine.database.do(
-        "UPDATE api_tokens SET expires_at = now() - interval '1 second' WHERE created_at = (SELECT max(created_at) FROM api_tokens)"
+        "UPDATE api_tokens SET expires_at = now() - interval '1 second' WHERE token_hash = $1", hash_of(token)
     )
     async with Client(engine.url, token) as client:
         (await client.execute({"value": 1})).problem(401, "unauthorized")
@@ -136,7 +138,6 @@ def test_tokens_command_refuses_nonsense(engine: Engine) -> None:
         ("create", "--tenant", "t", "--expires-days", "0"),
     ):
         assert tokens(engine, *arguments).returncode == 2
-    assert run("tokens", "create").returncode == 2
     assert run("tokens", "create", "--tenant", "t", "--scope", "everything").returncode == 2
 
 

@@ -383,7 +383,10 @@ def test_without_macros_large_inputs_are_judged() -> None:
 )
 def test_the_most_that_macros_may_cost_does_not_stop_the_event_loop(condition: str) -> None:
     """Whatever size of input is not refused is judged in well under a second (CEL has no clock to stop it)."""
-    workflow = compiled(condition)
+    try:
+        workflow = compiled(condition)
+    except InvalidWorkflow:
+        return  # refused for its cost
     for count in (30, 60, 95, 120, 240, 480, 990):
         started_s = time.perf_counter()
         verdict = workflow.judge({"l": [0] * count}, {})
