@@ -14,6 +14,8 @@ from support.rollups import check_rollups
 from support.waiting import until
 
 WORKFLOW = "test-workflow-0"
+IMPATIENT = {"JUDGIFY_HTTP_REQUEST_TIMEOUT_S": "3"}
+"""Those whose commit was cut off wait for its outcome as long as this; then all senders of a load are free again."""
 
 
 @pytest.fixture
@@ -145,7 +147,7 @@ async def test_stalled_connections_are_given_up_in_bounded_time(
 
 
 async def test_no_new_connections_for_a_while(database: Database, proxy: Proxy, start_engine: Callable[..., Engine]) -> None:
-    engine = await asyncio.to_thread(start_engine, database, dsn=through(proxy, database))
+    engine = await asyncio.to_thread(start_engine, database, dsn=through(proxy, database), settings=IMPATIENT)
     async with Load(engine.url, "test-token", workers=16) as load:
         await more_answers(load, 100)
         proxy.refusing = True
@@ -162,8 +164,7 @@ async def test_no_new_connections_for_a_while(database: Database, proxy: Proxy, 
 
 async def test_postgres_stopped_while_serving(server: Server, start_engine: Callable[..., Engine]) -> None:
     database = server.cluster.make()
-    # Those whose commit was cut off wait for its outcome as long as this.
-    engine = start_engine(database, settings={"JUDGIFY_HTTP_REQUEST_TIMEOUT_S": "3"})
+    engine = start_engine(database, settings=IMPATIENT)
     async with Load(engine.url, "test-token", workers=16, keyed=0.3) as load, Client(engine.url, "test-token") as client:
         await more_answers(load, 100)
         server.stop()
@@ -242,7 +243,7 @@ async def test_stop_while_postgres_is_away(server: Server, start_engine: Callabl
 
 async def test_read_only_server(database: Database, start_engine: Callable[..., Engine]) -> None:
     """As after a fail-over to a standby: nothing can be stored, which is not the sender's fault."""
-    engine = start_engine(database, settings={"JUDGIFY_HTTP_REQUEST_TIMEOUT_S": "3"})
+    engine = start_engine(database, settings=IMPATIENT)
     async with Load(engine.url, "test-token", workers=8, keyed=0.3) as load, Client(engine.url, "test-token") as client:
         await more_answers(load, 50)
         await database.do(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
