@@ -55,8 +55,10 @@ class DatabaseConfig(Section, frozen=True):
     """Empty: the embedded server, its files under the data directory."""
     connect_timeout_s: Seconds = 5.0
     command_timeout_s: Seconds = 15.0
-    query_connections: Count = 6
-    """Connections for look-ups, lists and administration (commits have their own)."""
+    query_connections: Count = 4
+    """Connections for look-ups and administration (commits have their own)."""
+    read_connections: Count = 4
+    """Connections for lists, records and dashboards, which may be slow."""
 
 
 class QueueConfig(Section, frozen=True):

@@ -105,6 +105,10 @@ class BodyTooLarge(Rejected):
     code, status, title = "body_too_large", 413, "The body is too large"
 
 
+class UnsupportedEncoding(Rejected):
+    code, status, title = "unsupported_encoding", 415, "The body must not be compressed"
+
+
 class RetryLater(JudgifyError):
     """Base of what a repeat can cure; the answer carries `Retry-After`."""
 

@@ -120,7 +120,9 @@ class Worker:
         """Tables, partitions, seed. Returns the page's one-time code, if the profile gives one."""
         try:
             connection = await database.connect()
-        except (*AWAY, asyncpg.PostgresError, ValueError) as error:
+        except ValueError:  # its text may quote a part of the password
+            raise StartupError("the database URL is not valid; special characters in the password are written as %XX") from None
+        except (*AWAY, asyncpg.PostgresError) as error:
             raise StartupError(f"cannot reach the database: {error or type(error).__name__}") from error
         try:
             await migrate.migrate(connection)
@@ -165,6 +167,7 @@ class Worker:
                 access_log=None,
                 handle_signals=False,
                 shutdown_timeout=1.0,
+                auto_decompress=False,  # a small body must not become a large one before anybody is asked for a token
                 max_line_size=16_384,
             )
             listeners: list[Listener] = []
@@ -212,7 +215,7 @@ class Worker:
             admission,
             metrics,
             lambda: any(queue.rows >= config.queue.max_rows for queue in queues),
-            lambda: holder.holding,
+            lambda: "this process" if holder.holding else f"failing: {holder.trouble}" if holder.trouble else "standby",
             build_openapi(),
         )
         judgments = JudgmentRoutes(judging, reader, access, admission, lambda: database.available, metrics)

@@ -64,8 +64,8 @@ CREATE TRIGGER keep_workflow_version AFTER INSERT OR UPDATE ON workflows
 -- Judgments: by range of a time-ordered key, so inserts go to its right end and old data leaves by dropping a partition.
 CREATE TABLE judgment_executions (
   id                 uuid             NOT NULL DEFAULT judgify_uuid7(),
-  tenant_id          text             NOT NULL,
-  workflow_id        text             NOT NULL,
+  tenant_id          text             NOT NULL CHECK (length(tenant_id) <= 200),
+  workflow_id        text             NOT NULL CHECK (length(workflow_id) <= 200),
   workflow_version   integer          NOT NULL DEFAULT 0,
   input_data         jsonb            NOT NULL,
   context            jsonb            NOT NULL DEFAULT '{}',
@@ -86,7 +86,8 @@ CREATE INDEX judgment_executions_listing ON judgment_executions (tenant_id, id);
 
 -- Rows whose key is of no partition's range, such as a random UUID given by hand.
 CREATE TABLE judgment_executions_default PARTITION OF judgment_executions DEFAULT;
--- FULL: an update or delete tells the rollup what to take back.
+-- FULL: an update or delete tells the rollup what to take back. On the root too: what is published by way of it follows it.
+ALTER TABLE judgment_executions REPLICA IDENTITY FULL;
 ALTER TABLE judgment_executions_default REPLICA IDENTITY FULL;
 
 CREATE TABLE action_executions (

@@ -48,6 +48,8 @@ class Holder:
         """This process reads the log."""
         self._changes: ChangeLoop | None = None
         self._start_over = False
+        self.trouble = ""
+        """Why the log cannot be read here; empty: it is read, here or by another process."""
 
     @property
     def follows(self) -> bool:
@@ -68,7 +70,7 @@ class Holder:
                 self._let_go()
                 try:
                     await session
-                    told = ""
+                    told = ""  # another process holds it
                 except asyncio.CancelledError:
                     if not stop.is_set():
                         raise
@@ -81,6 +83,12 @@ class Holder:
                     if held or reason != told:  # the same again and again is told once
                         log.warning("the log cannot be read and is tried again", extra={"reason": reason})
                     told = reason
+                except Exception as error:  # judging goes on, whatever happens to its rollups
+                    reason = f"{type(error).__name__}: {error}"[:300]
+                    if reason != told:
+                        log.exception("reading the log failed and is tried again")
+                    told = reason
+                self.trouble = told
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), self._config.takeover_interval_s)
         finally:
@@ -103,7 +111,7 @@ class Holder:
                 applied = await self._ensure_slot(stream, store, connection)
                 await stream.start(self._config.slot, PUBLICATION)
                 log.info("reading the log", extra={"slot": self._config.slot, "position": str(applied)})
-                self.holding = True
+                self.holding, self.trouble = True, ""
                 self._began()
                 self._metrics.slot_held = 1
                 self._changes = ChangeLoop(stream, store, self._sinks, applied, self._config, self._metrics)

@@ -7,6 +7,8 @@ process the only holder lives in the same session as the stream, so PostgreSQL f
 import asyncio
 import contextlib
 import logging
+import os
+import socket
 from typing import Any
 
 import psycopg2
@@ -31,7 +33,7 @@ class Replication:
         self._connection: Any = None
         self._cursor: Any = None
         self._waiter: asyncio.Future[None] | None = None
-        self._watched = -1
+        self._in_thread = False
         self.wal_end = 0
 
     async def connect(self) -> None:
@@ -63,10 +65,14 @@ class Replication:
             self._cursor.execute(sql)
             return self._cursor.fetchone() if self._cursor.description else None
 
+        self._in_thread = True
         try:
-            return await asyncio.to_thread(run)
+            row = await asyncio.to_thread(run)
         except psycopg2.Error as error:
+            self._in_thread = False
             raise DatabaseUnavailable(f"replication command failed: {str(error).strip()}") from error
+        self._in_thread = False
+        return row
 
     async def create_slot(self, slot: str) -> tuple[int, str]:
         """Make the slot; return the LSN where it starts and a snapshot of exactly that moment.
@@ -87,12 +93,13 @@ class Replication:
                 status_interval=STATUS_INTERVAL_S,
             )
 
+        self._in_thread = True
         try:
             await asyncio.to_thread(start)
         except psycopg2.Error as error:
+            self._in_thread = False
             raise DatabaseUnavailable(f"cannot stream: {str(error).strip()}") from error
-        self._watched = self._connection.fileno()
-        asyncio.get_running_loop().add_reader(self._watched, self._wake)
+        self._in_thread = False
 
     def read(self) -> bytes | None:
         """The next message, or None when there is none right now. Raises DatabaseUnavailable when the stream ended."""
@@ -106,11 +113,18 @@ class Replication:
     async def readable(self, timeout_s: float) -> None:
         """Wait until there may be a message, at most `timeout_s` seconds."""
         loop = asyncio.get_running_loop()
+        try:
+            socket_fd = self._connection.fileno()
+        except psycopg2.Error as error:
+            raise DatabaseUnavailable(f"the stream ended: {str(error).strip()}") from error
         self._waiter = loop.create_future()
         timer = loop.call_later(timeout_s, self._wake)
+        # Watched only while somebody waits: data that nobody reads yet would wake the loop all the time.
+        loop.add_reader(socket_fd, self._wake)
         try:
             await self._waiter
         finally:
+            loop.remove_reader(socket_fd)
             timer.cancel()
             self._waiter = None
 
@@ -126,12 +140,13 @@ class Replication:
             raise DatabaseUnavailable(f"the stream ended at {format_lsn(lsn)}: {str(error).strip()}") from error
 
     def close(self) -> None:
-        """End the session; PostgreSQL frees the lock and the slot."""
-        if self._watched >= 0:
-            with contextlib.suppress(RuntimeError):
-                asyncio.get_running_loop().remove_reader(self._watched)
-            self._watched = -1
-        if self._connection is not None:
-            with contextlib.suppress(psycopg2.Error):
-                self._connection.close()
-            self._connection = None
+        """End the session, also one that a thread still waits for; PostgreSQL frees the lock and the slot. Never waits."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        with contextlib.suppress(psycopg2.Error, OSError):
+            # psycopg2's own close would wait for a command under way (making a slot waits for open transactions).
+            with socket.socket(fileno=os.dup(connection.fileno())) as shared:
+                shared.shutdown(socket.SHUT_RDWR)
+            if not self._in_thread:
+                connection.close()

@@ -59,7 +59,9 @@ async def opened(dsn: str, config: Config) -> AsyncIterator[Database]:
     database = Database(dsn, config)
     try:
         (await database.connect()).terminate()
-    except (*AWAY, asyncpg.PostgresError, ValueError) as error:
+    except ValueError:  # its text may quote a part of the password
+        raise StartupError("the database URL is not valid; special characters in the password are written as %XX") from None
+    except (*AWAY, asyncpg.PostgresError) as error:
         raise StartupError(f"cannot reach the database: {error or type(error).__name__}") from error
     await database.open()
     try:

@@ -17,6 +17,7 @@ from judgify_engine.units import START, Position
 FINE_BUCKET_S = 5
 HOUR_S = 3600
 RESULT_CHARS = 64
+REMEMBERED_CHARS = 1024
 FAILED = "failed"
 
 
@@ -134,11 +135,17 @@ class _Named(msgspec.Struct):
 _decode_named = msgspec.json.Decoder(_Named).decode
 
 
-@lru_cache(maxsize=8192)
 def result_name(final_result: str) -> str:
     """The result's name: `final_result.verdict` where it is a string (its first 64 characters), else empty."""
+    return _short_result_name(final_result) if len(final_result) <= REMEMBERED_CHARS else _read_result_name(final_result)
+
+
+def _read_result_name(final_result: str) -> str:
     try:
         verdict = _decode_named(final_result).verdict
-    except msgspec.MsgspecError:  # any JSON that is not an object
+    except (msgspec.MsgspecError, RecursionError):  # any JSON that is not an object, or nested beyond reason
         return ""
     return verdict[:RESULT_CHARS] if isinstance(verdict, str) else ""
+
+
+_short_result_name = lru_cache(maxsize=8192)(_read_result_name)

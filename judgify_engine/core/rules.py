@@ -23,6 +23,11 @@ MAX_MACRO_VALUES = 1000
 MIN_MACRO_VALUES = 10
 MACRO_BUDGET = 1_000_000
 """What all macros of a workflow may cost for one input, in units of about 60 ns."""
+MAX_ADDITIONS = 16
+MAX_ADDED_CHARS = 16_384
+"""`+` copies texts and lists: how many of them one condition may have, and how much text an input may bring to them."""
+MAX_COSTLY_NAMES = 16
+"""How often the body of `map` or `filter` may name something: each may be a copy in the result."""
 MAX_PARENTHESES = 40  # the parser gives up at some depth between 50 and 100, with an unreadable message
 
 Confidence = Annotated[float, Meta(ge=0, le=1)]
@@ -119,6 +124,7 @@ class CompiledWorkflow:
             self._rules.append((index, program.execute, msgspec.json.encode(rule.result), rule.confidence))
         self._default = Verdict(msgspec.json.encode(definition.default.result), definition.default.confidence, None, None)
         self._max_values = _values_limit(costs)
+        self._adds = any(text == "+" for rule in definition.rules for _, text in _tokens(rule.when))
         # Most of a decision's cost is handing values to CEL (2 µs each), so only the fields that rules name are handed over.
         self._input_fields = _sorted(fields["input"])
         self._context_fields = _sorted(fields["context"])
@@ -130,8 +136,12 @@ class CompiledWorkflow:
         if self._max_values and _count_values(input_data) + _count_values(context) > self._max_values:
             return _failed(0, f"the macros in these rules take inputs of at most {self._max_values} values")
         index = 0
+        asked_of = self._ask_of(input_data, context)
+        if self._adds and not _is_light(asked_of):
+            limits = f"{MAX_MACRO_VALUES} values and {MAX_ADDED_CHARS} characters"
+            return _failed(0, f"rules that add take inputs of at most {limits}")
         try:
-            asked = cel.Context(self._ask_of(input_data, context))
+            asked = cel.Context(asked_of)
             for index, execute, result, confidence in self._rules:
                 matched = execute(asked)
                 if matched is True:
@@ -196,10 +206,19 @@ def _compile(index: int, when: str, fields: dict[str, set[str] | None]) -> cel.P
 
 def _check_shape(when: str) -> str | None:
     """Bound what the parser and the evaluation may cost, before either sees the text."""
-    depth = 0
+    depth = additions = costly = names = 0
     macros: list[int] = []  # at which depth each macro that is still open was opened
     before = ""
-    for _, text in _tokens(when):
+    for kind, text in _tokens(when):
+        additions += text == "+"
+        costly += text == "(" and before in COSTLY_MACROS
+        names += kind == "name" and costly > 0 and bool(macros)
+        if additions > MAX_ADDITIONS:
+            return f"more than {MAX_ADDITIONS} additions"
+        if costly > 1:
+            return "more than one map or filter"
+        if names > MAX_COSTLY_NAMES:
+            return f"the body of map or filter names more than {MAX_COSTLY_NAMES} things"
         if text in "([{":
             depth += 1
             if depth > MAX_PARENTHESES:
@@ -308,6 +327,21 @@ def _count_values(value: Any) -> int:
         elif isinstance(node, list):
             waiting.extend(node)
     return count + len(waiting)
+
+
+def _is_light(value: Any) -> bool:
+    """Whether a JSON value is small enough to be copied a few times."""
+    count, chars, waiting = 0, 0, [value]
+    while waiting and count <= MAX_MACRO_VALUES and chars <= MAX_ADDED_CHARS:
+        count += 1
+        node = waiting.pop()
+        if isinstance(node, str):
+            chars += len(node)
+        elif isinstance(node, dict):
+            waiting.extend(node.values())
+        elif isinstance(node, list):
+            waiting.extend(node)
+    return count + len(waiting) <= MAX_MACRO_VALUES and chars <= MAX_ADDED_CHARS
 
 
 def _kind(value: Any) -> str:

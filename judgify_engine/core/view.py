@@ -55,6 +55,7 @@ class ViewState:
             self._total.add(sums)
         self._bucket_s = BUCKETS_S[key.timeframe]
         self._seconds: dict[int, int] = defaultdict(int)
+        self._stepped_rate: float | None = None
         self._last_rate = 0.0
         self.changed = False
         self._changed_chart: set[int] = set()
@@ -94,7 +95,9 @@ class ViewState:
             self._changed_live.add(fine)
 
     def rate(self, now_s: float) -> float:
-        """Judgments per second over the last 5 seconds."""
+        """Judgments per second over the last 5 seconds, or since the state before where no deltas come."""
+        if self._stepped_rate is not None:
+            return self._stepped_rate
         for second in [second for second in self._seconds if second < now_s - 2 * RATE_WINDOW_S]:
             del self._seconds[second]
         return sum(n for second, n in self._seconds.items() if now_s - RATE_WINDOW_S < second + 1 <= now_s + 1) / RATE_WINDOW_S
@@ -117,9 +120,12 @@ class ViewState:
         self.settle()
         return message
 
-    def keep_rate_of(self, before: "ViewState") -> None:
-        """Take over what no rollup holds: the seconds of the rate."""
-        self._seconds = before._seconds
+    def keep_rate_of(self, before: "ViewState", elapsed_s: float, follows: bool) -> None:
+        """Take over what no rollup holds: the seconds of the rate. Without deltas: the difference of the two states."""
+        if follows:
+            self._seconds = before._seconds
+        else:
+            self._stepped_rate = max(0, self._total.total - before._total.total) / max(elapsed_s, 0.1)
 
     def settle(self) -> None:
         """What is here was told in full: the next update tells what comes after."""

@@ -50,6 +50,8 @@ async def answer(request: web.Request, handler: Handler, route: str, metrics: Me
         response = _problem(_translate(error, request), metrics)
         if isinstance(error, web.HTTPMethodNotAllowed):
             response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+    except web.RequestPayloadError as error:
+        response = _problem(BadRequest(f"the body could not be read: {error}"), metrics)
     except ConnectionError:
         raise  # the client has gone; there is nobody to answer
     except Exception:

@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from judgify_engine.core.model import METHODS
-from judgify_engine.errors import DatabaseUnavailable, InvalidField, NotFound
+from judgify_engine.errors import DatabaseUnavailable, InvalidField, NotFound, UnsupportedEncoding
 from judgify_engine.ingest.admission import Admission, too_large
 from judgify_engine.ingest.fast_lane import ReadyResponse, is_ordinary
 from judgify_engine.observe.metrics import Metrics
@@ -103,16 +103,17 @@ class JudgmentRoutes:
             created_to_us=_time_us(query, "created_to"),
         )
         limit = limit_of(query)
-        rows = await self._reader.page(grant.tenant_id, wanted, _decode_cursor(query.get("cursor")), limit + 1)
-        more = len(rows) > limit
-        rows = rows[:limit]
+        rows, more = await self._reader.page(grant.tenant_id, wanted, _decode_cursor(query.get("cursor")), limit)
         cursor = _encode_cursor(rows[-1]["id"]) if more else None
         page = JudgmentPage([record_of(row) for row in rows], cursor)
         return web.Response(body=msgspec.json.encode(page), content_type=JSON)
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The whole body. Raises BodyTooLarge, or InvalidField when it does not come in time."""
+    """The whole body. Raises BodyTooLarge, UnsupportedEncoding, or InvalidField when it does not come in time."""
+    encoding = request.headers.get("Content-Encoding")
+    if encoding is not None and encoding.strip().lower() != "identity":
+        raise UnsupportedEncoding(f"Content-Encoding {encoding[:40]!r}: send the body as it is")
     try:
         if request.content.is_eof():  # it came with the headers, as nearly always: a timeout would cost 5 % of a request
             body = request.content.read_nowait()

@@ -13,7 +13,7 @@ from judgify_engine import __version__
 from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.admission import Admission
 from judgify_engine.observe.metrics import Metrics
-from judgify_engine.store.pool import AWAY, Database
+from judgify_engine.store.pool import AWAY, CAN_WRITE, Database
 
 JSON = "application/json"
 PROBE_TIMEOUT_S = 2.0
@@ -28,11 +28,11 @@ class OperateRoutes:
         admission: Admission,
         metrics: Metrics,
         queues_full: Callable[[], bool],
-        holds_slot: Callable[[], bool],
+        log_reader: Callable[[], str],
         openapi: bytes,
     ) -> None:
         self._database, self._admission = database, admission
-        self._queues_full, self._holds_slot = queues_full, holds_slot
+        self._queues_full, self._log_reader = queues_full, log_reader
         self._openapi = openapi
         self._registry = CollectorRegistry()
         self._registry.register(metrics)
@@ -57,14 +57,14 @@ class OperateRoutes:
             "queues": "ok" if not self._queues_full() else "a queue is full",
         }
         ready = all(state == "ok" for state in checks.values())
-        body = {"ready": ready, "checks": checks, "log_reader": "this process" if self._holds_slot() else "standby"}
+        body = {"ready": ready, "checks": checks, "log_reader": self._log_reader()}
         return _json(body, 200 if ready else 503)
 
     async def _probe(self) -> str:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S), self._database.query() as connection:
-                if await connection.fetchval("SELECT pg_is_in_recovery()"):
-                    return "PostgreSQL is read-only (in recovery)"
+                if not await connection.fetchval(f"SELECT {CAN_WRITE}"):
+                    return "PostgreSQL is read-only"
         except (JudgifyError, *AWAY) as error:
             return "PostgreSQL is away" if not isinstance(error, TimeoutError) else "PostgreSQL does not answer"
         return "ok"

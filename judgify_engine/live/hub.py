@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 STANDBY_REFRESH_S = 1.0
 MAX_BACKLOG = 10_000
 MAX_VIEWS = 1000
+MAX_VIEWS_OF_TENANT = 100
 
 
 class SnapshotSource(Protocol):
@@ -112,6 +113,8 @@ class Hub:
         if view is None:
             if len(self._views) >= MAX_VIEWS:
                 raise Overloaded(f"this server serves {MAX_VIEWS} different dashboards at most", retry_after_s=5)
+            if sum(known.tenant_id == key.tenant_id for known in self._views) >= MAX_VIEWS_OF_TENANT:
+                raise Overloaded(f"a tenant may watch {MAX_VIEWS_OF_TENANT} different dashboards at most", retry_after_s=5)
             view = self._views[key] = View(key)
         client = Client(view)
         view.clients.add(client)
@@ -187,7 +190,7 @@ class Hub:
                     view.stale = True
             before, view.state = view.state, state
             if before is not None:
-                state.keep_rate_of(before)
+                state.keep_rate_of(before, asyncio.get_running_loop().time() - view.loaded_s, self._follows())
                 if self._follows() or before.position != state.position:
                     view.push(view.full("dashboard_update"), full=True)
             state.settle()

@@ -155,7 +155,11 @@ class PageRoutes:
     def check_origin(request: web.Request) -> None:
         """Refuse what another site's page sent with our cookie."""
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.host:
+        try:
+            same = origin is None or urlsplit(origin).netloc == request.host
+        except ValueError:
+            same = False
+        if not same:
             raise Forbidden("this came from a page of another site")
 
 

@@ -110,7 +110,7 @@ class WorkflowRegistry:
         try:
             parsed = msgspec.json.decode(definition, type=WorkflowDefinition)
             return _Entry(CompiledWorkflow(*key, version, parsed), version, now_s)
-        except (msgspec.MsgspecError, InvalidWorkflow) as error:
+        except (msgspec.MsgspecError, InvalidWorkflow, RecursionError) as error:
             log.warning("a stored workflow cannot be used", extra={"workflow_id": key[1], "reason": str(error)})
             broken = WorkflowBroken(f"version {version} of {key[1]!r} cannot be used: {error}", workflow_id=key[1])
             return _Entry(broken, version, now_s)

@@ -91,30 +91,24 @@ class CopyWriter:
                 raise _Unknown from error
 
     async def _with_keys(self, connection: Any, judgments: Sequence[Judgment]) -> list[Outcome]:
+        """All is found out before the COMMIT: after it, a broken connection could hide who lost its key."""
         keyed = sorted((j for j in judgments if j.idempotency_key is not None), key=_key)  # one order: no deadlocks
         async with connection.transaction():
-            columns = [j.tenant_id for j in keyed], [j.idempotency_key for j in keyed]
             rows = await connection.fetch(
                 _INSERT_KEYS,
-                *columns,
+                [j.tenant_id for j in keyed],
+                [j.idempotency_key for j in keyed],
                 [j.fingerprint for j in keyed],
                 [j.id.hex() for j in keyed],
                 [j.answer for j in keyed],
             )
             won = {row["judgment_id"].bytes for row in rows}
-            lost = {j.id for j in keyed} - won
-            await _copy(connection, [j for j in judgments if j.id not in lost])
-        if not lost:
-            return [None] * len(judgments)
-        found = {(row["tenant_id"], row["key"]): row for row in await connection.fetch(_FIND_KEYS, *columns)}
-        outcomes: list[Outcome] = []
-        for judgment in judgments:
-            row = found.get(_key(judgment)) if judgment.id in lost else None
-            if row is None or row["judgment_id"].bytes == judgment.id:
-                outcomes.append(None)
-            else:
-                outcomes.append(Replayed(row["fingerprint"], row["answer"]))
-        return outcomes
+            lost = [j for j in keyed if j.id not in won]
+            stored = await _stored_answers(connection, lost) if lost else {}
+            if len(stored) < len(lost):
+                raise DatabaseUnavailable("an idempotency key was forgotten just now; send this again")
+            await _copy(connection, [j for j in judgments if j.id not in stored])
+        return [stored.get(j.id) for j in judgments]
 
     async def _resolve(self, judgments: Sequence[Judgment]) -> list[Outcome]:
         """Send the same rows again until PostgreSQL says whether they are there."""
@@ -128,8 +122,11 @@ class CopyWriter:
                 outcomes = await self._attempt(judgments)
             except (DatabaseUnavailable, _Unknown):
                 continue
-            except asyncpg.UniqueViolationError:
-                outcomes = [None] * len(judgments)
+            except asyncpg.UniqueViolationError:  # our ids are there: the first attempt was committed
+                try:
+                    outcomes = await self._landed(judgments)
+                except (DatabaseUnavailable, asyncpg.PostgresError):
+                    continue
             except asyncpg.PostgresError as error:
                 outcomes = await self._split(judgments, error)
             self._metrics.commits_resolved += 1
@@ -138,6 +135,13 @@ class CopyWriter:
         log.error("the outcome of a commit stays unknown", extra={"rows": len(judgments), "attempts": attempt})
         detail = "the connection broke while this was being committed and PostgreSQL stayed away; look it up by its id"
         return [CommitUnknown(detail, retry_after_s=5.0) for _ in judgments]
+
+    async def _landed(self, judgments: Sequence[Judgment]) -> list[Outcome]:
+        """The outcomes of a batch that was committed unseen: those that had lost their key then get the stored answer."""
+        keyed = [j for j in judgments if j.idempotency_key is not None]
+        async with self._database.query() as connection:
+            stored = await _stored_answers(connection, keyed) if keyed else {}
+        return [stored.get(j.id) for j in judgments]
 
     async def _split(self, judgments: Sequence[Judgment], error: asyncpg.PostgresError) -> list[Outcome]:
         """PostgreSQL refused the batch as a whole, so nothing of it is stored: find the row it means."""
@@ -174,14 +178,26 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
+async def _stored_answers(connection: Any, judgments: Sequence[Judgment]) -> dict[bytes, Outcome]:
+    """By the id of a judgment: the answer that its key stands for, where that is another judgment's."""
+    columns = [j.tenant_id for j in judgments], [j.idempotency_key for j in judgments]
+    found = {(row["tenant_id"], row["key"]): row for row in await connection.fetch(_FIND_KEYS, *columns)}
+    stored: dict[bytes, Outcome] = {}
+    for judgment in judgments:
+        row = found.get(_key(judgment))
+        if row is not None and row["judgment_id"].bytes != judgment.id:
+            stored[judgment.id] = Replayed(row["fingerprint"], row["answer"])
+    return stored
+
+
 def _key(judgment: Judgment) -> tuple[str, str]:
     return judgment.tenant_id, judgment.idempotency_key or ""
 
 
 def _is_away(error: asyncpg.PostgresError) -> bool:
-    """Whether an error speaks of the server's state, not of our rows: classes 08, 40, 53, 57, 58, XX and read-only."""
+    """Whether an error speaks of the server's state, not of our rows: classes 08, 53, 57, 58 and read-only."""
     state = error.sqlstate or ""
-    return state[:2] in ("08", "40", "53", "55", "57", "58", "XX") or isinstance(error, asyncpg.ReadOnlySQLTransactionError)
+    return state[:2] in ("08", "53", "57", "58") or isinstance(error, asyncpg.ReadOnlySQLTransactionError)
 
 
 def _was_rolled_back(error: asyncpg.PostgresError) -> bool:

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 UNPRIVILEGED = "nobody"
+STILL_LEAVING = ("shared memory block", 'lock file "postmaster.pid" already exists')
 SOCKET_PATH_LIMIT = 100  # a Unix socket's path has 107 bytes at most; PostgreSQL adds its own file name
 SETTINGS = {
     "listen_addresses": "",
@@ -260,8 +261,8 @@ class EmbeddedPostgres:
             assert self._process is not None
             if self._process.poll() is not None:
                 tail = self.log_file.read_bytes()[self._log_start :].decode(errors="replace").strip().splitlines()[-8:]
-                # The backends of a killed server may take a moment to leave their shared memory.
-                if launches < 40 and any("shared memory block" in line for line in tail):
+                # The processes of a killed server may take a moment to leave.
+                if launches < 60 and any(sign in line for line in tail for sign in STILL_LEAVING):
                     launches += 1
                     time.sleep(0.25)
                     self._launch()

@@ -15,8 +15,8 @@ MONTHS_AHEAD = 3
 LOCK_KEY = 0x6A756467_00000002
 TABLE = "judgment_executions"
 _WITHOUT_FULL = """
-SELECT c.oid::regclass::text AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
- WHERE i.inhparent = $1::regclass AND c.relreplident <> 'f'
+SELECT c.oid::regclass::text AS name FROM pg_class c LEFT JOIN pg_inherits i ON c.oid = i.inhrelid
+ WHERE $1::regclass IN (c.oid, i.inhparent) AND c.relreplident <> 'f'
 """
 
 

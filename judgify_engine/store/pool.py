@@ -1,4 +1,5 @@
-"""Connections to PostgreSQL: one pool for commits, one for everything else, and a watch that says whether it is there.
+"""Connections to PostgreSQL: a pool for commits, one for look-ups, one for lists and dashboards; and a watch
+that says whether it is there.
 
 Driver errors are translated here, once: what means "PostgreSQL is away" becomes `DatabaseUnavailable`.
 """
@@ -13,7 +14,7 @@ from typing import Any
 import asyncpg
 
 from judgify_engine.config import Config
-from judgify_engine.errors import DatabaseUnavailable
+from judgify_engine.errors import DatabaseUnavailable, Overloaded
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ PROBE_INTERVAL_S = 0.5
 # synchronous_commit: a 200 means "on disk", and what is confirmed to the slot is rolled up on disk, whatever the server's
 # default says.
 SESSION = {"application_name": "judgify-engine", "timezone": "UTC", "synchronous_commit": "on"}
+CAN_WRITE = "NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'"
 # Errors that say nothing about the statement, only that the server is away, full, or going away.
 AWAY = (
     OSError,
@@ -51,6 +53,7 @@ class Database:
         self._config = config
         self._commits: asyncpg.Pool[Any] | None = None
         self._queries: asyncpg.Pool[Any] | None = None
+        self._reads: asyncpg.Pool[Any] | None = None
         self._trouble = asyncio.Event()
 
     async def connect(self) -> "asyncpg.Connection[Any]":
@@ -76,11 +79,12 @@ class Database:
         }
         self._commits = await asyncpg.create_pool(self.dsn, max_size=max(2, min(commits, 8)), **common)
         self._queries = await asyncpg.create_pool(self.dsn, max_size=database.query_connections, **common)
+        self._reads = await asyncpg.create_pool(self.dsn, max_size=database.read_connections, **common)
         self._mark(True)
 
     async def close(self) -> None:
         """Close the pools; connections that hang are dropped after a moment."""
-        for pool in (self._commits, self._queries):
+        for pool in (self._commits, self._queries, self._reads):
             if pool is not None:
                 try:
                     async with asyncio.timeout(3):
@@ -96,15 +100,19 @@ class Database:
             yield connection
 
     @contextlib.asynccontextmanager
-    async def query(self) -> AsyncIterator[Any]:
+    async def query(self, *, may_be_slow: bool = False) -> AsyncIterator[Any]:
         """A connection for a look-up or a change outside the hot path.
 
-        Raises DatabaseUnavailable when PostgreSQL is away or no connection comes free in time.
+        What may be slow, such as lists, has connections of its own, so that it keeps nobody from a token or a key.
+        Raises DatabaseUnavailable when PostgreSQL is away, Overloaded when it is slow or no connection comes free in time.
         """
-        assert self._queries is not None
-        async with self._acquire(self._queries) as connection:
+        pool = self._reads if may_be_slow else self._queries
+        assert pool is not None
+        async with self._acquire(pool) as connection:
             try:
                 yield connection
+            except TimeoutError as error:  # slow is not away: another statement may hold a lock
+                raise Overloaded("PostgreSQL did not answer this in time") from error
             except AWAY as error:
                 self.trouble(error)
                 raise DatabaseUnavailable("PostgreSQL is away; this was not done") from error
@@ -114,6 +122,8 @@ class Database:
         try:
             connection = await pool.acquire(timeout=self._config.database.connect_timeout_s)
         except AWAY as error:
+            if isinstance(error, TimeoutError) and pool.get_size() >= pool.get_max_size() and not pool.get_idle_size():
+                raise Overloaded("all connections for this are busy") from error
             self.trouble(error)
             raise DatabaseUnavailable("PostgreSQL is away") from error
         try:
@@ -152,7 +162,7 @@ class Database:
         except (*AWAY, asyncpg.PostgresError):
             return False
         try:
-            return bool(await connection.fetchval("SELECT NOT pg_is_in_recovery()", timeout=5))
+            return bool(await connection.fetchval(f"SELECT {CAN_WRITE}", timeout=5))
         except (*AWAY, asyncpg.PostgresError):
             return False
         finally:

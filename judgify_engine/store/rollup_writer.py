@@ -127,7 +127,7 @@ class RollupStore:
         try:
             if delta.truncated:
                 async with self._connection.transaction():
-                    await self._connection.execute(_EMPTY)
+                    await self._connection.execute(_EMPTY, timeout=3600)
                     moved = await self._connection.fetchval(_APPLY, *arguments)
                     if not moved:
                         raise Fenced("the rollups were moved by another process")
@@ -149,7 +149,7 @@ class RollupStore:
         async with connection.transaction(isolation="repeatable_read"):
             # A snapshot's name comes from the server and SET takes no parameters.
             await connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
-            await connection.execute(_EMPTY)
+            await connection.execute(_EMPTY, timeout=3600)
             await connection.execute(_REBUILD_HOURLY, BOUNDS_US, timeout=3600)
             await connection.execute(_REBUILD_RESULTS, timeout=3600)
             await connection.execute(_REBUILD_FINE, BOUNDS_US, live_hours, timeout=3600)

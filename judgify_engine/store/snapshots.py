@@ -50,7 +50,7 @@ class SnapshotReader:
         since = _floor(now - timedelta(seconds=FRAMES_S[key.timeframe]), width_s)
         live_since = _floor(now - timedelta(seconds=LIVE_WINDOW_S), FINE_BUCKET_S)
         async with (
-            self._database.query() as connection,
+            self._database.query(may_be_slow=True) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             position = await stored_position(connection, self._slot) or START
