@@ -26,6 +26,7 @@ MACRO_BUDGET = 1_000_000
 MAX_ADDITIONS = 16
 MAX_ADDED_CHARS = 16_384
 """`+` copies texts and lists: how many of them one condition may have, and how much text an input may bring to them."""
+MAX_COSTLY_MACROS = 2
 MAX_COSTLY_NAMES = 16
 """How often the body of `map` or `filter` may name something: each may be a copy in the result."""
 MAX_PARENTHESES = 40  # the parser gives up at some depth between 50 and 100, with an unreadable message
@@ -124,7 +125,7 @@ class CompiledWorkflow:
             self._rules.append((index, program.execute, msgspec.json.encode(rule.result), rule.confidence))
         self._default = Verdict(msgspec.json.encode(definition.default.result), definition.default.confidence, None, None)
         self._max_values = _values_limit(costs)
-        self._adds = any(text == "+" for rule in definition.rules for _, text in _tokens(rule.when))
+        self._copies = any(text == "+" or text in COSTLY_MACROS for rule in definition.rules for _, text in _tokens(rule.when))
         # Most of a decision's cost is handing values to CEL (2 µs each), so only the fields that rules name are handed over.
         self._input_fields = _sorted(fields["input"])
         self._context_fields = _sorted(fields["context"])
@@ -137,9 +138,9 @@ class CompiledWorkflow:
             return _failed(0, f"the macros in these rules take inputs of at most {self._max_values} values")
         index = 0
         asked_of = self._ask_of(input_data, context)
-        if self._adds and not _is_light(asked_of):
+        if self._copies and not _is_light(asked_of):
             limits = f"{MAX_MACRO_VALUES} values and {MAX_ADDED_CHARS} characters"
-            return _failed(0, f"rules that add take inputs of at most {limits}")
+            return _failed(0, f"rules with +, map or filter take inputs of at most {limits}")
         try:
             asked = cel.Context(asked_of)
             for index, execute, result, confidence in self._rules:
@@ -213,12 +214,6 @@ def _check_shape(when: str) -> str | None:
         additions += text == "+"
         costly += text == "(" and before in COSTLY_MACROS
         names += kind == "name" and costly > 0 and bool(macros)
-        if additions > MAX_ADDITIONS:
-            return f"more than {MAX_ADDITIONS} additions"
-        if costly > 1:
-            return "more than one map or filter"
-        if names > MAX_COSTLY_NAMES:
-            return f"the body of map or filter names more than {MAX_COSTLY_NAMES} things"
         if text in "([{":
             depth += 1
             if depth > MAX_PARENTHESES:
@@ -232,6 +227,12 @@ def _check_shape(when: str) -> str | None:
                 macros.pop()
             depth -= 1
         before = text
+    if additions > MAX_ADDITIONS:
+        return f"more than {MAX_ADDITIONS} additions"
+    if costly > MAX_COSTLY_MACROS:
+        return f"more than {MAX_COSTLY_MACROS} of map and filter"
+    if names > MAX_COSTLY_NAMES:
+        return f"the bodies of map and filter name more than {MAX_COSTLY_NAMES} things"
     return None
 
 

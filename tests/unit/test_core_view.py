@@ -253,5 +253,5 @@ def test_a_new_state_keeps_the_rate() -> None:
     before = ViewState(KEY, snapshot_of([], Position(50, 0)))
     assert before.add(delta_of(change(0, None, row(created_at=(T0 - 1) * 1_000_000)), base=Position(50, 0)))
     after = ViewState(KEY, snapshot_of([row()], Position(100, 0)))
-    after.keep_rate_of(copy.copy(before))
+    after.keep_rate_of(copy.copy(before), 1.0, True)
     assert after.rate(NOW_S) == before.rate(NOW_S) > 0
