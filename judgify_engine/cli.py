@@ -5,12 +5,13 @@ import importlib
 import signal
 import sys
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any
 
 from judgify_engine import __version__, resources
 from judgify_engine.commands import demo, feed, migrate, serve, status, tokens
 from judgify_engine.errors import JudgifyError, SettingsError
+from judgify_engine.interrupts import interrupt
 
 COMMANDS: dict[str, tuple[Any, str]] = {
     "serve": (serve, "serve the API and the page"),
@@ -24,8 +25,8 @@ COMMANDS: dict[str, tuple[Any, str]] = {
 
 def run(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         parser = _parser()
         known = parser.parse_args(arguments)
@@ -40,10 +41,6 @@ def run(arguments: list[str]) -> int:
         return 0 if arguments[:1] in (["serve"], ["demo"]) else 1
     except BrokenPipeError:
         return 1
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

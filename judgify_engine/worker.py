@@ -17,6 +17,7 @@ import asyncpg
 import uvloop
 from aiohttp import web
 
+from judgify_engine import interrupts
 from judgify_engine.cdc.holder import Holder
 from judgify_engine.config import Config
 from judgify_engine.errors import JudgifyError, StartupError
@@ -101,6 +102,8 @@ class Worker:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(signum, stop.set)
+        if interrupts.requested():
+            return
         database = Database(self._dsn, self._config)
         preparing = loop.create_task(self._prepare(database), name="prepare")
         stopped = loop.create_task(stop.wait(), name="stop")

@@ -104,10 +104,11 @@ class CopyWriter:
             )
             won = {row["judgment_id"].bytes for row in rows}
             lost = [j for j in keyed if j.id not in won]
-            stored = await _stored_answers(connection, lost) if lost else {}
-            if len(stored) < len(lost):
+            stored, ours = await _stored_answers(connection, lost) if lost else ({}, 0)
+            if len(stored) + ours < len(lost):
                 raise DatabaseUnavailable("an idempotency key was forgotten just now; send this again")
-            await _copy(connection, [j for j in judgments if j.id not in stored])
+            if not ours:  # else this very batch was committed before, unseen
+                await _copy(connection, [j for j in judgments if j.id not in stored])
         return [stored.get(j.id) for j in judgments]
 
     async def _resolve(self, judgments: Sequence[Judgment]) -> list[Outcome]:
@@ -140,7 +141,7 @@ class CopyWriter:
         """The outcomes of a batch that was committed unseen: those that had lost their key then get the stored answer."""
         keyed = [j for j in judgments if j.idempotency_key is not None]
         async with self._database.query() as connection:
-            stored = await _stored_answers(connection, keyed) if keyed else {}
+            stored, _ours = await _stored_answers(connection, keyed) if keyed else ({}, 0)
         return [stored.get(j.id) for j in judgments]
 
     async def _split(self, judgments: Sequence[Judgment], error: asyncpg.PostgresError) -> list[Outcome]:
@@ -178,16 +179,19 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-async def _stored_answers(connection: Any, judgments: Sequence[Judgment]) -> dict[bytes, Outcome]:
-    """By the id of a judgment: the answer that its key stands for, where that is another judgment's."""
+async def _stored_answers(connection: Any, judgments: Sequence[Judgment]) -> tuple[dict[bytes, Outcome], int]:
+    """By the id of a judgment: the answer that its key stands for, where that is another's; and how many keys are their own."""
     columns = [j.tenant_id for j in judgments], [j.idempotency_key for j in judgments]
     found = {(row["tenant_id"], row["key"]): row for row in await connection.fetch(_FIND_KEYS, *columns)}
     stored: dict[bytes, Outcome] = {}
+    ours = 0
     for judgment in judgments:
         row = found.get(_key(judgment))
         if row is not None and row["judgment_id"].bytes != judgment.id:
             stored[judgment.id] = Replayed(row["fingerprint"], row["answer"])
-    return stored
+        elif row is not None:
+            ours += 1
+    return stored, ours
 
 
 def _key(judgment: Judgment) -> tuple[str, str]:
