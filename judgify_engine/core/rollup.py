@@ -60,8 +60,6 @@ class Delta:
         self.changes = 0
         self.truncated = False
         """The table was emptied in this run: the rollups start again from nothing before the sums are added."""
-        self.oldest_commit_us = 0
-        self.newest_commit_us = 0
         self.sums: dict[SecondKey, Sums] = {}
         self.results: dict[tuple[str, str, int, str], int] = {}
         """tenant, workflow, hour (Unix), result -> count."""
@@ -85,9 +83,6 @@ class Delta:
         """Count a change of any table: the position moves past it."""
         self.position = change.position
         self.changes += 1
-        self.newest_commit_us = change.commit_time_us
-        if not self.oldest_commit_us:
-            self.oldest_commit_us = change.commit_time_us
 
     def _add_row(self, row: dict[str, Any], sign: int) -> None:
         tenant, workflow, status = row["tenant_id"], row["workflow_id"], row["status"]
