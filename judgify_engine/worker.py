@@ -22,7 +22,9 @@ from judgify_engine.cdc.holder import Holder
 from judgify_engine.config import Config
 from judgify_engine.errors import JudgifyError, StartupError
 from judgify_engine.ingest.admission import Admission
-from judgify_engine.ingest.app import build_app, open_fast_lane
+from judgify_engine.ingest.app import build_app
+from judgify_engine.ingest.connection import Connection, Heads
+from judgify_engine.ingest.direct import Direct
 from judgify_engine.ingest.judgments import EXECUTE_PATH, JudgmentRoutes
 from judgify_engine.ingest.listen import Listener, listen
 from judgify_engine.ingest.openapi import build_openapi
@@ -154,7 +156,7 @@ class Worker:
         writer = CopyWriter(database, metrics, config.http.request_timeout_s)
         batches = [BatchLoop(queue, writer, config.batch, metrics, config.http.request_timeout_s) for queue in queues]
         admission = Admission(config.http)
-        dashboards, routes = self._routes(database, registry, hub, holder, queues, admission)
+        dashboards, direct, routes = self._routes(database, registry, hub, holder, queues, admission)
         metrics.gauges.append(lambda: _gauges(queues, batches, admission, hub, database))
         async with asyncio.TaskGroup() as tasks:
             for queue, batch in zip(queues, batches, strict=True):
@@ -165,14 +167,7 @@ class Worker:
             tasks.create_task(upkeep.run(database, config.keep, stop), name="upkeep")
             tasks.create_task(loop_lag.measure(metrics, stop), name="loop-lag")
             tasks.create_task(self._keep_postgres(stop), name="postgres")
-            runner = web.AppRunner(
-                build_app(routes, config.http, metrics),
-                access_log=None,
-                handle_signals=False,
-                shutdown_timeout=1.0,
-                auto_decompress=False,  # a small body must not become a large one before anybody is asked for a token
-                max_line_size=16_384,
-            )
+            runner = web.AppRunner(build_app(routes, config.http, metrics), handle_signals=False, shutdown_timeout=1.0)
             listeners: list[Listener] = []
             try:
                 await runner.setup()
@@ -180,7 +175,7 @@ class Worker:
                 gc.collect()
                 gc.freeze()
                 gc.set_threshold(20_000, 20, 50)
-                listeners, url = await self._listen(runner)
+                listeners, url = await self._listen(runner, direct)
                 self._announce(url, code)
                 if companion is not None:
                     tasks.create_task(companion(url, stop), name="companion")
@@ -206,7 +201,7 @@ class Worker:
         holder: Holder,
         queues: list[PartitionQueue],
         admission: Admission,
-    ) -> tuple[DashboardRoutes, list[web.RouteDef]]:
+    ) -> tuple[DashboardRoutes, Direct, list[web.RouteDef]]:
         config, metrics, seed = self._config, self._metrics, self._config.seed
         tokens, reader = TokenStore(database), JudgmentReader(database)
         known = {seed.token: Grant(seed.tenant, frozenset(SCOPES), None)} if seed.token else {}
@@ -221,24 +216,26 @@ class Worker:
             lambda: "this process" if holder.holding else f"failing: {holder.trouble}" if holder.trouble else "standby",
             build_openapi(),
         )
-        judgments = JudgmentRoutes(judging, reader, access, admission, lambda: database.available, metrics)
-        self._execute = judgments.execute
+
+        def available() -> bool:
+            return database.available
+
+        direct = Direct(judging, access, admission, available, EXECUTE_PATH, metrics)
         groups = (
-            judgments,
+            JudgmentRoutes(judging, reader, access, admission, available, metrics),
             WorkflowRoutes(WorkflowStore(database), registry, access, admission),
             operate,
             dashboards,
             PageRoutes(tokens, access, config.live.session_ttl_s),
         )
-        return dashboards, [route for group in groups for route in group.routes()]
+        return dashboards, direct, [route for group in groups for route in group.routes()]
 
-    async def _listen(self, runner: web.AppRunner) -> tuple[list[Listener], str]:
+    async def _listen(self, runner: web.AppRunner, direct: Direct) -> tuple[list[Listener], str]:
         """Open the sockets; returns them and the address to print."""
-        http = self._config.http
-        assert runner.server is not None
-        open_fast_lane(runner.server, EXECUTE_PATH, self._execute, self._metrics)
+        http, server, heads = self._config.http, runner.server, Heads(EXECUTE_PATH)
+        assert server is not None
         try:
-            listeners = await listen(http.host, http.port, http.backlog, runner.server)
+            listeners = await listen(http.host, http.port, http.backlog, lambda: Connection(server, direct, heads))
         except (OSError, OverflowError) as error:
             raise StartupError(f"cannot listen on {http.host}:{http.port}: {error}") from error
         shown = "127.0.0.1" if http.host in ("", "0.0.0.0", "::") else http.host

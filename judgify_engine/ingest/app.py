@@ -9,7 +9,6 @@ from aiohttp.typedefs import Handler, Middleware
 from judgify_engine.config import HttpConfig
 from judgify_engine.errors import JudgifyError, MethodNotAllowed, NotFound, Rejected
 from judgify_engine.ingest.admission import too_large
-from judgify_engine.ingest.fast_lane import FastLane
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.wire.problem import encode_problem
 
@@ -59,15 +58,6 @@ async def answer(request: web.Request, handler: Handler, route: str, metrics: Me
         response = _problem(JudgifyError("something went wrong here; it is in the log"), metrics)
     metrics.requests[route, response.status] += 1
     return response
-
-
-def open_fast_lane(server: web.Server, path: str, handler: Handler, metrics: Metrics) -> None:
-    """Let POSTs to `path` take the short way to `handler`."""
-
-    async def fast(request: web.Request) -> web.StreamResponse:
-        return await answer(request, handler, path, metrics)
-
-    server.request_handler = FastLane(path, fast, server.request_handler)
 
 
 def _problem(error: JudgifyError, metrics: Metrics) -> web.Response:

@@ -14,7 +14,6 @@ from aiohttp import web
 from judgify_engine.core.model import METHODS
 from judgify_engine.errors import DatabaseUnavailable, InvalidField, NotFound, UnsupportedEncoding
 from judgify_engine.ingest.admission import Admission, too_large
-from judgify_engine.ingest.fast_lane import ReadyResponse, is_ordinary
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.access import Access
 from judgify_engine.pipeline.judging import Judging
@@ -73,11 +72,8 @@ class JudgmentRoutes:
         finally:
             self._admission.leave(size)
             self._metrics.answer.observe(time.perf_counter() - started_s)
-        if answer.replayed:
-            return web.Response(body=answer.body, content_type=JSON, headers={"Idempotent-Replayed": "true"})
-        if is_ordinary(request):
-            return web.Response(body=answer.body, content_type=JSON)
-        return ReadyResponse(answer.body)
+        headers_out = {"Idempotent-Replayed": "true"} if answer.replayed else None
+        return web.Response(body=answer.body, content_type=JSON, headers=headers_out)
 
     async def get(self, request: web.Request) -> web.Response:
         """One record."""

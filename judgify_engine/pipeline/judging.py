@@ -61,14 +61,31 @@ class Judging:
         """
         if key is not None:
             return await self._execute_once(tenant_id, asked, started_s, key)
-        workflow = self._registry.recall(tenant_id, asked.workflow_id) or await self._registry.get(tenant_id, asked.workflow_id)
+        workflow = await self._registry.get(tenant_id, asked.workflow_id)
         judgment = self._judge(workflow, asked, started_s)
-        outcome = await self._commit(judgment)
-        if outcome is None:
-            self._metrics.judgments[judgment.status] += 1
-            return Answer(encode_answer(judgment), False)
-        assert isinstance(outcome, JudgifyError)
-        raise outcome
+        waiting = self._put(judgment)
+        await asyncio.wait((waiting,))
+        return Answer(self.finish(judgment, waiting), False)
+
+    def begin(self, tenant_id: str, asked: Asked, started_s: float) -> "tuple[Judgment, asyncio.Future[Outcome]] | None":
+        """What `execute` does before it waits, for a request without a key; `finish` is the rest.
+
+        None: the workflow is not in memory. Raises QueueFull or Draining.
+        """
+        workflow = self._registry.recall(tenant_id, asked.workflow_id)
+        if workflow is None:
+            return None
+        judgment = self._judge(workflow, asked, started_s)
+        return judgment, self._put(judgment)
+
+    def finish(self, judgment: Judgment, waiting: "asyncio.Future[Outcome]") -> bytes:
+        """The answer's body, now that the commit has an outcome. Raises that outcome where it is an error."""
+        outcome = _outcome_of(judgment, waiting)
+        if outcome is not None:
+            assert isinstance(outcome, JudgifyError)
+            raise outcome
+        self._metrics.judgments[judgment.status] += 1
+        return judgment.answer or encode_answer(judgment)
 
     async def _execute_once(self, tenant_id: str, asked: Asked, started_s: float, key: str) -> Answer:
         fingerprint = _fingerprint(asked)
@@ -102,13 +119,12 @@ class Judging:
         workflow = await self._registry.get(tenant_id, asked.workflow_id)
         judgment = self._judge(workflow, asked, started_s)
         judgment.idempotency_key, judgment.fingerprint, judgment.answer = key, fingerprint, encode_answer(judgment)
-        outcome = await self._commit(judgment)
+        waiting = self._put(judgment)
+        await asyncio.wait((waiting,))
+        outcome = _outcome_of(judgment, waiting)
         if isinstance(outcome, Replayed):
             return self._replay(outcome.fingerprint, outcome.answer, fingerprint, key)
-        if outcome is not None:
-            raise outcome
-        self._metrics.judgments[judgment.status] += 1
-        return Answer(judgment.answer, False)
+        return Answer(self.finish(judgment, waiting), False)
 
     def _replay(self, stored: bytes, answer: bytes, fingerprint: bytes, key: str) -> Answer:
         if stored != fingerprint:
@@ -140,19 +156,18 @@ class Judging:
             created_at_us=now_ns // 1000,
         )
 
-    async def _commit(self, judgment: Judgment) -> Outcome:
-        queue = self._queues[partition_of(judgment.tenant_id, len(self._queues))]
-        future = queue.put(judgment)
-        try:
-            outcome = await future
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise  # the sender has gone
-            raise Unavailable("the commit was interrupted") from None  # it is logged where it ended
-        if isinstance(outcome, CommitUnknown):
-            outcome.extra["judgment_id"] = str(UUID(bytes=judgment.id))
-        return outcome
+    def _put(self, judgment: Judgment) -> "asyncio.Future[Outcome]":
+        return self._queues[partition_of(judgment.tenant_id, len(self._queues))].put(judgment)
+
+
+def _outcome_of(judgment: Judgment, waiting: "asyncio.Future[Outcome]") -> Outcome:
+    """What became of a commit that has ended."""
+    if waiting.cancelled():
+        return Unavailable("the commit was interrupted")  # it is logged where it ended
+    outcome = waiting.result()
+    if isinstance(outcome, CommitUnknown):
+        outcome.extra["judgment_id"] = str(UUID(bytes=judgment.id))
+    return outcome
 
 
 def _fingerprint(asked: Asked) -> bytes:

@@ -64,8 +64,11 @@ class WorkflowRegistry:
         entry = self._entries.get((tenant_id, workflow_id))
         if entry is None or type(entry.workflow) is not CompiledWorkflow:
             return None
-        if not self._follows() and entry.asked_s + STALE_S < self._loop.time():
-            return None
+        now_s = self._loop.time()
+        if entry.asked_s + STALE_S < now_s:
+            if not self._follows():
+                return None
+            self._entries[tenant_id, workflow_id] = entry._replace(asked_s=now_s)  # nothing was heard against it
         return entry.workflow
 
     async def get(self, tenant_id: str, workflow_id: str) -> CompiledWorkflow:

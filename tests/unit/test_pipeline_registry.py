@@ -195,6 +195,7 @@ async def test_who_follows_the_stream_never_asks_again(monkeypatch: pytest.Monke
     assert s.table.asked == 1
     s.follows = False  # another process has the slot now
     s.put(2)
+    clock.now_s += module.STALE_S * 1.01
     assert await s.verdict() == "v2"
 
 

@@ -1,0 +1,122 @@
+"""An execute request without a task: decided at once, answered by the callback of its commit.
+
+Nothing here waits. What would have to (a token or a workflow that is not in memory) is left to the ordinary way, where
+`JudgmentRoutes.execute` does the same with `await`.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from functools import partial
+from http import HTTPStatus
+
+from aiohttp.http import SERVER_SOFTWARE
+
+from judgify_engine.core.model import Judgment
+from judgify_engine.errors import DatabaseUnavailable, JudgifyError
+from judgify_engine.ingest.admission import Admission
+from judgify_engine.observe.metrics import Metrics
+from judgify_engine.pipeline.access import Access
+from judgify_engine.pipeline.judging import Judging
+from judgify_engine.pipeline.ports import Outcome
+from judgify_engine.wire.problem import encode_problem
+from judgify_engine.wire.request import decode_execute
+
+log = logging.getLogger(__name__)
+
+Reply = Callable[[bytes], None]
+
+
+class Direct:
+    """Takes execute requests from connections. `route`: their path, for the metrics."""
+
+    def __init__(
+        self,
+        judging: Judging,
+        access: Access,
+        admission: Admission,
+        database_available: Callable[[], bool],
+        route: str,
+        metrics: Metrics,
+    ) -> None:
+        self._judging, self._access, self._admission = judging, access, admission
+        self._database_available, self._route, self._metrics = database_available, route, metrics
+
+    def take(self, authorization: str | None, body: bytes, reply: Reply) -> bool:
+        """Judge and queue; `reply` gets the whole HTTP answer once. False: nothing was done, take the ordinary way."""
+        started_s = time.perf_counter()
+        try:
+            grant = self._access.recall(authorization, "execute")
+            if grant is None:
+                return False
+            size = self._admission.enter(len(body))
+        except JudgifyError as error:
+            self._refuse(error, reply)
+            return True
+        try:
+            begun = self._begin(grant.tenant_id, body, started_s)
+        except Exception as error:
+            self._left(size, started_s)
+            self._refuse(error, reply)
+            return True
+        if begun is None:
+            self._admission.leave(size)
+            return False
+        judgment, outcome = begun
+        outcome.add_done_callback(partial(self._committed, judgment, size, started_s, reply))
+        return True
+
+    def _begin(self, tenant_id: str, body: bytes, started_s: float) -> "tuple[Judgment, asyncio.Future[Outcome]] | None":
+        if not self._database_available():
+            raise DatabaseUnavailable("PostgreSQL is away; nothing was judged or stored")
+        admitted_s = time.perf_counter()
+        asked = decode_execute(body)
+        self._metrics.admit.observe(admitted_s - started_s)
+        self._metrics.decode.observe(time.perf_counter() - admitted_s)
+        return self._judging.begin(tenant_id, asked, started_s)
+
+    def _committed(
+        self, judgment: Judgment, size: int, started_s: float, reply: Reply, outcome: "asyncio.Future[Outcome]"
+    ) -> None:
+        self._left(size, started_s)
+        try:
+            body = self._judging.finish(judgment, outcome)
+        except Exception as error:
+            self._refuse(error, reply)
+            return
+        self._metrics.requests[self._route, 200] += 1
+        reply(b"%bContent-Length: %d\r\n\r\n%b" % (_head(), len(body), body))
+
+    def _left(self, size: int, started_s: float) -> None:
+        self._admission.leave(size)
+        self._metrics.answer.observe(time.perf_counter() - started_s)
+
+    def _refuse(self, error: Exception, reply: Reply) -> None:
+        if not isinstance(error, JudgifyError):
+            log.error("a request failed", extra={"route": self._route}, exc_info=error)
+            error = JudgifyError("something went wrong here; it is in the log")
+        status, body, headers = encode_problem(error)
+        self._metrics.errors[error.code] += 1
+        self._metrics.requests[self._route, status] += 1
+        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+        lines += [f"Content-Length: {len(body)}", f"Date: {formatdate(usegmt=True)}", f"Server: {SERVER_SOFTWARE}", "\r\n"]
+        reply("\r\n".join(lines).encode("latin-1") + body)
+
+
+_second = 0
+_head_bytes = b""
+
+
+def _head() -> bytes:
+    """The status line and the headers that are the same for a second."""
+    global _second, _head_bytes
+    now = int(time.time())
+    if now != _second:
+        _second = now
+        _head_bytes = (
+            f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: {formatdate(now, usegmt=True)}\r\n"
+            f"Server: {SERVER_SOFTWARE}\r\n"
+        ).encode()
+    return _head_bytes
