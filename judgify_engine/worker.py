@@ -235,7 +235,9 @@ class Worker:
         http, server, heads = self._config.http, runner.server, Heads(EXECUTE_PATH)
         assert server is not None
         try:
-            listeners = await listen(http.host, http.port, http.backlog, lambda: Connection(server, direct, heads))
+            listeners = await listen(
+                http.host, http.port, http.backlog, lambda: Connection(server, direct, heads, self._metrics)
+            )
         except (OSError, OverflowError) as error:
             raise StartupError(f"cannot listen on {http.host}:{http.port}: {error}") from error
         shown = "127.0.0.1" if http.host in ("", "0.0.0.0", "::") else http.host

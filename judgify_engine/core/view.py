@@ -122,6 +122,7 @@ class ViewState:
 
     def keep_rate_of(self, before: "ViewState", elapsed_s: float, follows: bool) -> None:
         """Take over what no rollup holds: the seconds of the rate. Without deltas: the difference of the two states."""
+        self._last_rate = before._last_rate  # what was told last: a rate that fell since is news
         if follows:
             self._seconds = before._seconds
         else:

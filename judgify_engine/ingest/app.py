@@ -42,25 +42,26 @@ async def answer(request: web.Request, handler: Handler, route: str, metrics: Me
     try:
         response = await handler(request)
     except JudgifyError as error:
-        response = _problem(error, metrics)
+        response = problem(error, metrics)
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        response = _problem(_translate(error, request), metrics)
+        response = problem(_translate(error, request), metrics)
         if isinstance(error, web.HTTPMethodNotAllowed):
             response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
     except web.RequestPayloadError as error:
-        response = _problem(BadRequest(f"the body could not be read: {error}"), metrics)
+        response = problem(BadRequest(f"the body could not be read: {error}"), metrics)
     except ConnectionError:
         raise  # the client has gone; there is nobody to answer
     except Exception:
         log.exception("a request failed", extra={"route": route})
-        response = _problem(JudgifyError("something went wrong here; it is in the log"), metrics)
+        response = problem(JudgifyError("something went wrong here; it is in the log"), metrics)
     metrics.requests[route, response.status] += 1
     return response
 
 
-def _problem(error: JudgifyError, metrics: Metrics) -> web.Response:
+def problem(error: JudgifyError, metrics: Metrics) -> web.Response:
+    """The answer that says an error; counted by its code."""
     status, body, headers = encode_problem(error)
     metrics.errors[error.code] += 1
     return web.Response(status=status, body=body, headers=headers)

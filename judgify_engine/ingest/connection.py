@@ -17,7 +17,9 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 from aiohttp.web_protocol import RequestHandler
 
+from judgify_engine.ingest.app import BadRequest, problem
 from judgify_engine.ingest.direct import Direct
+from judgify_engine.observe.metrics import Metrics
 
 LONGEST_HEAD = 4096
 LONGEST_BODY = 65_536
@@ -77,9 +79,9 @@ class Connection(RequestHandler):
     aiohttp 3.14; tests/service/test_connection.py holds it to what they mean.
     """
 
-    __slots__ = ("_answering", "_direct", "_heads", "_held", "_timer", "_whole")
+    __slots__ = ("_answering", "_direct", "_heads", "_held", "_metrics", "_timer", "_whole")
 
-    def __init__(self, server: web.Server, direct: Direct, heads: Heads) -> None:
+    def __init__(self, server: web.Server, direct: Direct, heads: Heads, metrics: Metrics) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -88,7 +90,7 @@ class Connection(RequestHandler):
             keepalive_timeout=KEEPALIVE_S,
             max_line_size=16_384,
         )
-        self._direct, self._heads = direct, heads
+        self._direct, self._heads, self._metrics = direct, heads, metrics
         self._answering = False
         self._whole = True
         self._held = b""
@@ -193,6 +195,17 @@ class Connection(RequestHandler):
 
     def _hold_no_longer(self) -> None:
         self._ordinary(self._release())
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """The last answer on this connection: what came is not HTTP, or aiohttp failed (that it logs itself)."""
+        if status >= 500 or request.writer.output_size:
+            return super().handle_error(request, status, exc, message)
+        response = problem(BadRequest(" ".join((message or "it cannot be read").split())[:300]), self._metrics)
+        self._metrics.requests["none", response.status] += 1
+        response.force_close()
+        return response
 
     def connection_lost(self, error: BaseException | None) -> None:
         """The connection is closed (asyncio.Protocol). A request under way is still committed."""

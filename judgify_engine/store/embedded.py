@@ -10,31 +10,30 @@ this needs (nothing becomes readable by it).
 """
 
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import importlib.util
 import logging
 import os
-import pwd
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from judgify_engine.errors import StartupError
+from judgify_engine.store import unprivileged
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
-UNPRIVILEGED = "nobody"
+STEADY_S = 2.0
+"""A server that died sooner than this after its start will probably do so again: wait before the next one."""
+LONGEST_PAUSE_S = 10.0
 STILL_LEAVING = ("shared memory block", 'lock file "postmaster.pid" already exists')
 SOCKET_PATH_LIMIT = 100  # a Unix socket's path has 107 bytes at most; PostgreSQL adds its own file name
 SETTINGS = {
@@ -87,6 +86,9 @@ class EmbeddedPostgres:
         self._bin = _find_binaries()
         self._user: dict[str, Any] = {}
         self._log_start = 0
+        self._launched_s = 0.0
+        self._died_s: float | None = None
+        self._pause_s = 0.0
         self._stopping = False
 
     def start(self) -> str:
@@ -132,8 +134,15 @@ class EmbeddedPostgres:
             return False
         if self._process.poll() is None:
             return True
-        log.error("postgres died and is started again", extra={"exit_code": self._process.returncode})
-        self._launch()
+        now_s = time.monotonic()
+        if self._died_s is None:
+            self._died_s = now_s
+            steady = now_s - self._launched_s > STEADY_S
+            self._pause_s = 0.0 if steady else min(max(2 * self._pause_s, 0.5), LONGEST_PAUSE_S)
+            code = self._process.returncode
+            log.error("postgres died and is started again", extra={"exit_code": code, "pause_s": self._pause_s})
+        if now_s - self._died_s >= self._pause_s:
+            self._launch()
         return False
 
     def _lock(self) -> None:
@@ -158,22 +167,13 @@ class EmbeddedPostgres:
         """As root: find the user that PostgreSQL runs as, and let it reach its files."""
         if os.geteuid() != 0:
             return
-        try:
-            entry = pwd.getpwnam(UNPRIVILEGED)
-        except KeyError:
-            raise StartupError(f"PostgreSQL refuses to run as root, and there is no user {UNPRIVILEGED!r}") from None
-        self._user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-        _let_others_pass(self.data_dir)
-        _let_others_pass(self._bin)
-        for path in self._bin.parent.rglob("*"):  # readable already, but for wheels installed under a strict umask
-            mode = path.stat().st_mode
-            if mode & 0o044 != 0o044:
-                path.chmod(mode | 0o044 | (mode & 0o100) >> 6 | (mode & 0o100) >> 3)
+        self._user = unprivileged.user()
+        for folder in (self.data_dir, self._bin):
+            unprivileged.let_pass(folder)
+        unprivileged.let_read(self._bin.parent)
         socket_dir = _socket_dir(self.data_dir)
         socket_dir.mkdir(parents=True, exist_ok=True)
-        for path in (self.pgdata, self.log_file, socket_dir):
-            if path.exists() and path.stat().st_uid != entry.pw_uid:
-                os.chown(path, entry.pw_uid, entry.pw_gid)
+        unprivileged.give(self._user, self.pgdata, self.log_file, socket_dir)
 
     def _initialise(self) -> None:
         """Make the cluster under another name and rename it: a kill in between leaves no half-made one."""
@@ -185,7 +185,7 @@ class EmbeddedPostgres:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
         if self._user:
-            os.chown(fresh, self._user["user"], self._user["group"])
+            unprivileged.give(self._user, fresh)
         log.info("making a new postgres cluster", extra={"path": str(self.pgdata)})
         command: list[str | Path] = [
             self._bin / "initdb",
@@ -239,6 +239,7 @@ class EmbeddedPostgres:
         for key, value in settings.items():
             command += ["-c", f"{key}={value}"]
         self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
+        self._launched_s, self._died_s = time.monotonic(), None
         log_fd = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
             self._process = subprocess.Popen(
@@ -247,7 +248,7 @@ class EmbeddedPostgres:
                 stdout=log_fd,
                 stderr=log_fd,
                 start_new_session=True,  # Ctrl-C in the terminal is ours to hand on, in the right order
-                preexec_fn=_die_with_parent(),
+                preexec_fn=unprivileged.die_with_parent(),
                 **self._user,
             )
         finally:
@@ -284,15 +285,6 @@ def _socket_dir(data_dir: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"judgify-{os.geteuid()}-{name}"
 
 
-def _let_others_pass(path: Path) -> None:
-    """Add the search bit for others on the folders above `path`, and say so where one lacked it."""
-    for folder in [path, *path.parents]:
-        mode = folder.stat().st_mode
-        if folder.is_dir() and not mode & 0o001:
-            log.warning("letting the postgres user pass through a folder", extra={"path": str(folder)})
-            folder.chmod(mode | 0o001)
-
-
 def _is_postmaster_of(pid: int, pgdata: Path) -> bool:
     """Whether `pid` lives and is a postgres on `pgdata` (a pid file can outlive its process, and pids are reused)."""
     import psutil
@@ -302,18 +294,3 @@ def _is_postmaster_of(pid: int, pgdata: Path) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE and str(pgdata) in process.cmdline()
     except psutil.Error:
         return False
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """A hook for the child that makes the kernel send it SIGINT (fast shutdown) when we die. Linux only."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    parent = os.getpid()
-
-    def hook() -> None:
-        libc.prctl(1, signal.SIGINT, 0, 0, 0)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it died before the call
-            os._exit(1)
-
-    return hook

@@ -168,9 +168,21 @@ async def test_a_head_that_could_be_read_in_two_ways_ends_the_connection(wire: W
     wire.send(wire.request(70))
     await wire.answer()
     wire.send(wire.request(70, line), wire.request(70))
-    status, _ = await wire.answer()
-    assert status == 400
+    status, body = await wire.answer()
+    assert (status, body["code"]) == (400, "bad_request")
     assert await wire.closed()
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x02\x00\x01\x00", b"hello\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET /" + b"a" * 20_000]
+)
+async def test_what_is_not_http_is_told_so_and_leaves_no_traceback(wire: Wire, engine: Engine, sent: bytes) -> None:
+    before = engine.log.count("Traceback")
+    wire.send(sent)
+    status, body = await wire.answer()
+    assert (status, body["code"]) == (400, "bad_request")
+    assert await wire.closed()
+    assert engine.log.count("Traceback") == before
 
 
 async def test_connection_close_is_heard(wire: Wire) -> None:

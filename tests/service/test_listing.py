@@ -83,3 +83,11 @@ async def test_no_gap_and_no_double_while_rows_come_in(tenant: Client) -> None:
         await asyncio.gather(*adders)
     everything = {item["judgment_id"] for page in await pages(tenant, "", 500) for item in page}
     assert everything == before | added
+
+
+async def test_page_of_large_records_is_bounded_in_bytes(tenant: Client) -> None:
+    made = [(await tenant.execute({"value": n, "text": "x" * 250_000})).json["judgment_id"] for n in range(80)]
+    found = await pages(tenant, "", 500)
+    assert [item["judgment_id"] for page in found for item in page] == made[::-1]
+    assert all(sum(len(item["input_data"]["text"]) for item in page) < 9 * 1024 * 1024 for page in found)
+    assert len(found) == 3

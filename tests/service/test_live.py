@@ -325,6 +325,9 @@ async def test_dashboard_of_a_process_that_does_not_read_the_log(
             for _ in range(30):
                 await client.judge(70, "test-workflow-0")
             await dashboard.shows(30, 5)
+            rates = [message["rate_per_s"] for message in dashboard.messages]
+            assert max(rates) > 1, "it shows a rate too, from one look to the next"
+            await until(lambda: dashboard.messages[-1]["rate_per_s"] == 0, "the rate falls again", 10)
             holder.kill()
             await other.judge(70, "test-workflow-0")
             await dashboard.shows(31, 15)

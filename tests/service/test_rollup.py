@@ -65,6 +65,7 @@ async def test_rows_changed_by_plain_sql(running: Engine) -> None:
     assert await check_rollups(database) == 4000
     await database.do("UPDATE judgment_executions SET created_at = created_at - interval '2 hours' WHERE workflow_id = 'w3'")
     assert await check_rollups(database) == 4000
+    assert running.log.count("making a new slot") == 1, "changes are taken back from the stream, not by computing all anew"
 
 
 async def test_random_key_lands_in_the_default_partition_and_counts(running: Engine) -> None:

@@ -10,6 +10,7 @@ import pytest
 from support.client import Client, Load
 from support.cluster import Cluster, Database
 from support.engine import Engine, processes_of
+from support.rollups import check_rollups
 from support.waiting import until, until_now
 
 from judgify_engine.store.embedded import dsn_of
@@ -119,3 +120,28 @@ async def test_stop_with_idle_connections_and_a_half_sent_request(start_engine: 
         assert time.monotonic() - began_s < 10
         writer.close()
     assert "Traceback" not in engine.log
+
+
+async def test_stop_while_a_slot_is_being_made(database: Database, start_engine: Callable[..., Engine]) -> None:
+    """PostgreSQL makes a slot when every transaction that writes has ended; the stop does not wait for that."""
+    engine = start_engine(database)
+    assert engine.terminate() == 0
+    await database.do(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1", database.slot
+    )
+    writer = await database.connect()
+    transaction = writer.transaction()
+    await transaction.start()
+    await writer.fetchval("SELECT pg_current_xact_id()")
+    engine.start()
+    await until(lambda: "making a new slot" in engine.log, "the slot is being made")
+    engine.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(engine.wait, 15) == 0
+    assert "Traceback" not in engine.log
+    await transaction.rollback()
+    await writer.close()
+    engine.start()
+    async with Client(engine.url, "test-token") as client:
+        await client.judge(70, "test-workflow-0")
+    assert await check_rollups(database) == 1
+    assert engine.terminate() == 0

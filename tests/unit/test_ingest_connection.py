@@ -7,6 +7,7 @@ import pytest
 from aiohttp import web
 
 from judgify_engine.ingest.connection import LONGEST_BODY, REMEMBERED_HEADS, Connection, Heads
+from judgify_engine.observe.metrics import Metrics
 
 PATH = "/judge"
 SHORT = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nshort"
@@ -49,7 +50,7 @@ async def way() -> AsyncIterator[Way]:
 
     server, direct, heads = web.Server(ordinary), Direct(), Heads(PATH)
     listening = await asyncio.get_running_loop().create_server(
-        lambda: Connection(server, direct, heads), "127.0.0.1", 0  # type: ignore[arg-type]
+        lambda: Connection(server, direct, heads, Metrics()), "127.0.0.1", 0  # type: ignore[arg-type]
     )  # fmt: skip
     reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
     yield Way(direct, heads, reader, writer)
