@@ -13,8 +13,7 @@ def _leave(signum: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Run the command line and exit with its code."""
     for signum in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(signum) is not signal.SIG_IGN:
-            signal.signal(signum, _leave)
+        signal.signal(signum, _leave)  # also where a shell's `&` had it ignored: whoever sends it means us
     from judgify_engine.cli import run
 
     sys.exit(run(sys.argv[1:]))

@@ -4,7 +4,7 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from support.client import Client, Load
@@ -69,7 +69,16 @@ async def test_requests_under_way_are_answered_before_the_end(start_engine: Call
     engine.check_log()
 
 
+@pytest.fixture(params=[False, True], ids=["foreground", "background"])
+def as_shells_start_it(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The `&` of a script has SIGINT ignored in what it starts; whoever sends one nevertheless means it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if request.param else signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("fresh", [True, False], ids=["first start", "later start"])
+@pytest.mark.usefixtures("as_shells_start_it")
 def test_ctrl_c_at_any_moment_of_the_start(start_engine: Callable[..., Engine], fresh: bool) -> None:
     chance = random.Random(f"ctrl-c {fresh}")
     kept = None if fresh else start_engine()
@@ -78,7 +87,7 @@ def test_ctrl_c_at_any_moment_of_the_start(start_engine: Callable[..., Engine], 
     for number in range(7):
         engine = kept or start_engine(start=False)
         engine.launch()
-        delay_s = chance.uniform(0.0, 1.5)
+        delay_s = chance.uniform(0.3 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else 0.0, 1.5)
         deadline_s = time.monotonic() + delay_s
         while time.monotonic() < deadline_s:
             time.sleep(0.005)
