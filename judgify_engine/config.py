@@ -38,6 +38,8 @@ class HttpConfig(Section, frozen=True):
     """Connections that wait to be accepted; 128 (aiohttp's default) makes 1000 clients at once time out."""
     max_body_bytes: Bytes = 256 * KIB
     """Largest request body; a larger one is a 413."""
+    max_connections: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """Open connections; more wait to be accepted. 0: as many as the system grants open files, but for 200."""
     max_requests: Count = 20_000
     """Requests under way at once; one more is a 503."""
     max_request_bytes: Bytes = 256 * MIB

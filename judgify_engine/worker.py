@@ -23,10 +23,11 @@ from judgify_engine.config import Config
 from judgify_engine.errors import JudgifyError, StartupError
 from judgify_engine.ingest.admission import Admission
 from judgify_engine.ingest.app import build_app
-from judgify_engine.ingest.connection import Connection, Heads
+from judgify_engine.ingest.connection import Connection, Shared
 from judgify_engine.ingest.direct import Direct
+from judgify_engine.ingest.heads import Heads
 from judgify_engine.ingest.judgments import EXECUTE_PATH, JudgmentRoutes
-from judgify_engine.ingest.listen import Listener, listen
+from judgify_engine.ingest.listen import Listener, Room, listen
 from judgify_engine.ingest.openapi import build_openapi
 from judgify_engine.ingest.operate import OperateRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
@@ -232,12 +233,12 @@ class Worker:
 
     async def _listen(self, runner: web.AppRunner, direct: Direct) -> tuple[list[Listener], str]:
         """Open the sockets; returns them and the address to print."""
-        http, server, heads = self._config.http, runner.server, Heads(EXECUTE_PATH)
+        http, server = self._config.http, runner.server
         assert server is not None
+        room = Room(http.max_connections)
+        shared = Shared(server, direct, Heads(EXECUTE_PATH), room, self._metrics)
         try:
-            listeners = await listen(
-                http.host, http.port, http.backlog, lambda: Connection(server, direct, heads, self._metrics)
-            )
+            listeners = await listen(http.host, http.port, http.backlog, room, lambda: Connection(shared))
         except (OSError, OverflowError) as error:
             raise StartupError(f"cannot listen on {http.host}:{http.port}: {error}") from error
         shown = "127.0.0.1" if http.host in ("", "0.0.0.0", "::") else http.host

@@ -17,6 +17,8 @@ BUCKETS_S = {"1h": 300, "6h": 1800, "24h": 3600, "7d": 21_600}
 FRAMES_S = {"1h": 3600, "6h": 21_600, "24h": 86_400, "7d": 604_800}
 LIVE_WINDOW_S = 600
 RATE_WINDOW_S = 5
+RATE_DELAY_S = 0.25
+"""How long after its end a second counts as whole: its last commits must have come by."""
 MAX_WORKFLOWS = 50
 
 
@@ -95,12 +97,13 @@ class ViewState:
             self._changed_live.add(fine)
 
     def rate(self, now_s: float) -> float:
-        """Judgments per second over the last 5 seconds, or since the state before where no deltas come."""
+        """Judgments per second over the last 5 whole seconds, or since the state before where no deltas come."""
         if self._stepped_rate is not None:
             return self._stepped_rate
         for second in [second for second in self._seconds if second < now_s - 2 * RATE_WINDOW_S]:
             del self._seconds[second]
-        return sum(n for second, n in self._seconds.items() if now_s - RATE_WINDOW_S < second + 1 <= now_s + 1) / RATE_WINDOW_S
+        end = int(now_s - RATE_DELAY_S)
+        return sum(n for second, n in self._seconds.items() if end - RATE_WINDOW_S <= second < end) / RATE_WINDOW_S
 
     def has_news(self, now_s: float) -> bool:
         """Whether an update would tell anything: figures changed, or the rate fell because nothing came."""
@@ -117,6 +120,7 @@ class ViewState:
         if len(workflows) > MAX_WORKFLOWS:
             workflows = [name for name in self._busiest() if name in self._changed_workflows]
         message = self._message("real_time_update", now_s, self._changed_chart, self._changed_live, workflows)
+        self._last_rate = self.rate(now_s)
         self.settle()
         return message
 
@@ -144,7 +148,6 @@ class ViewState:
         return sorted(self._workflows, key=lambda name: -self._workflows[name].total)[:MAX_WORKFLOWS]
 
     def _message(self, kind: str, now_s: float, chart: Any, live: Any, workflows: list[str]) -> bytes:
-        self._last_rate = self.rate(now_s)
         points = [(start, self._chart[start]) for start in sorted(chart) if start in self._chart]
         return msgspec.json.encode(
             {
@@ -154,7 +157,7 @@ class ViewState:
                 "workflow_id": self.key.workflow_id,
                 "position": str(self.position),
                 "server_time": round(now_s, 3),
-                "rate_per_s": round(self._last_rate, 2),
+                "rate_per_s": round(self.rate(now_s), 2),
                 "summary": summary_of(self._total, self._results),
                 "timeframe": self.key.timeframe,
                 "bucket_s": self._bucket_s,

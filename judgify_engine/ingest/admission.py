@@ -1,9 +1,14 @@
 """The bound on what is under way: requests and their bytes. The first gate, before anything is read."""
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 
 from judgify_engine.config import HttpConfig
 from judgify_engine.errors import BodyTooLarge, Draining, Overloaded
+
+DRAIN_READ_S = 1.0
+"""How long a body that is on its way may still take when the server stops."""
 
 
 class Admission:
@@ -14,14 +19,14 @@ class Admission:
         self.bytes = 0
         self._config = config
         self._draining = False
+        self._reading: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
     def enter(self, content_length: int | None) -> int:
         """Admit a request; returns the bytes to give back with `leave`. Raises Draining, BodyTooLarge or Overloaded."""
         config = self._config
-        if self._draining:
-            raise Draining("the server is stopping; send this to another one or again later")
+        self.check_open()
         size = config.max_body_bytes if content_length is None else content_length
         if size > config.max_body_bytes:
             raise too_large(config.max_body_bytes, size)
@@ -34,6 +39,20 @@ class Admission:
         self.bytes += size
         self._idle.clear()
         return size
+
+    def check_open(self) -> None:
+        """Raises Draining when nothing more is admitted."""
+        if self._draining:
+            raise Draining("the server is stopping; send this to another one or again later")
+
+    @contextlib.contextmanager
+    def reading(self, patience: asyncio.Timeout) -> Iterator[None]:
+        """While a body is being read: a stop shortens the patience with it."""
+        self._reading.add(patience)
+        try:
+            yield
+        finally:
+            self._reading.discard(patience)
 
     def leave(self, size: int) -> None:
         """A request was answered."""
@@ -49,6 +68,9 @@ class Admission:
     async def drain(self, timeout_s: float) -> bool:
         """Admit nothing more and wait until all that is under way is answered. False: not in time."""
         self._draining = True
+        until_s = asyncio.get_running_loop().time() + DRAIN_READ_S
+        for patience in self._reading:
+            patience.reschedule(until_s)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()

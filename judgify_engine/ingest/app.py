@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from judgify_engine.config import HttpConfig
-from judgify_engine.errors import JudgifyError, MethodNotAllowed, NotFound, Rejected
+from judgify_engine.errors import Draining, JudgifyError, MethodNotAllowed, NotFound, Rejected
 from judgify_engine.ingest.admission import too_large
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.wire.problem import encode_problem
@@ -21,10 +21,26 @@ class BadRequest(Rejected):
     code, status, title = "bad_request", 400, "The request is not valid HTTP"
 
 
+class ExpectationFailed(Rejected):
+    """A header Expect that nobody here understands."""
+
+    code, status, title = "expectation_failed", 417, "The header Expect cannot be met"
+
+
 def build_app(routes: Iterable[web.RouteDef], config: HttpConfig, metrics: Metrics) -> web.Application:
     """The application with these routes. Every error leaves it as application/problem+json."""
     app = web.Application(middlewares=[_answer_errors(metrics)], client_max_size=config.max_body_bytes)
-    app.add_routes(routes)
+
+    async def expect(request: web.Request) -> web.StreamResponse | None:
+        """The header Expect, which aiohttp looks at before any middleware."""
+        if request.headers["Expect"].lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
+            return None
+        metrics.requests[_route(request), ExpectationFailed.status] += 1
+        return problem(ExpectationFailed(f"Expect: {request.headers['Expect'][:80]!r}; 100-continue is possible"), metrics)
+
+    app.add_routes([web.RouteDef(r.method, r.path, r.handler, {**r.kwargs, "expect_handler": expect}) for r in routes])
     return app
 
 
@@ -64,7 +80,10 @@ def problem(error: JudgifyError, metrics: Metrics) -> web.Response:
     """The answer that says an error; counted by its code."""
     status, body, headers = encode_problem(error)
     metrics.errors[error.code] += 1
-    return web.Response(status=status, body=body, headers=headers)
+    response = web.Response(status=status, body=body, headers=headers)
+    if isinstance(error, Draining):
+        response.force_close()  # the next request goes to a server that stays
+    return response
 
 
 def _translate(error: web.HTTPException, request: web.Request) -> JudgifyError:

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from aiohttp.http import SERVER_SOFTWARE
 
 from judgify_engine.core.model import Judgment
-from judgify_engine.errors import DatabaseUnavailable, JudgifyError
+from judgify_engine.errors import DatabaseUnavailable, Draining, JudgifyError
 from judgify_engine.ingest.admission import Admission
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.access import Access
@@ -26,7 +26,8 @@ from judgify_engine.wire.request import decode_execute
 
 log = logging.getLogger(__name__)
 
-Reply = Callable[[bytes], None]
+Reply = Callable[[bytes, bool], None]
+"""Takes the bytes of an answer, and whether the connection ends with it."""
 
 
 class Direct:
@@ -43,6 +44,13 @@ class Direct:
     ) -> None:
         self._judging, self._access, self._admission = judging, access, admission
         self._database_available, self._route, self._metrics = database_available, route, metrics
+
+    def knows(self, authorization: str | None) -> bool:
+        """Whether this header's token is known to be good for executing, without asking PostgreSQL."""
+        try:
+            return self._access.recall(authorization, "execute") is not None
+        except JudgifyError:
+            return False
 
     def take(self, authorization: str | None, body: bytes, reply: Reply) -> bool:
         """Judge and queue; `reply` gets the whole HTTP answer once. False: nothing was done, take the ordinary way."""
@@ -87,7 +95,7 @@ class Direct:
             self._refuse(error, reply)
             return
         self._metrics.requests[self._route, 200] += 1
-        reply(b"%bContent-Length: %d\r\n\r\n%b" % (_head(), len(body), body))
+        reply(b"%bContent-Length: %d\r\n\r\n%b" % (_head(), len(body), body), False)
 
     def _left(self, size: int, started_s: float) -> None:
         self._admission.leave(size)
@@ -98,11 +106,14 @@ class Direct:
             log.error("a request failed", extra={"route": self._route}, exc_info=error)
             error = JudgifyError("something went wrong here; it is in the log")
         status, body, headers = encode_problem(error)
+        last = isinstance(error, Draining)
+        if last:
+            headers["Connection"] = "close"
         self._metrics.errors[error.code] += 1
         self._metrics.requests[self._route, status] += 1
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in headers.items())]
         lines += [f"Content-Length: {len(body)}", f"Date: {formatdate(usegmt=True)}", f"Server: {SERVER_SOFTWARE}", "\r\n"]
-        reply("\r\n".join(lines).encode("latin-1") + body)
+        reply("\r\n".join(lines).encode("latin-1") + body, last)
 
 
 _second = 0

@@ -59,7 +59,7 @@ class JudgmentRoutes:
         try:
             if not self._database_available():
                 raise DatabaseUnavailable("PostgreSQL is away; nothing was judged or stored")
-            body = await read_body(request)
+            body = await read_body(request, self._admission)
             read_s = time.perf_counter()
             asked = decode_execute(body)
             decoded_s = time.perf_counter()
@@ -68,7 +68,7 @@ class JudgmentRoutes:
             key = headers.get("Idempotency-Key")
             if key is not None and not IDEMPOTENCY_KEY.match(key):
                 raise InvalidField("Idempotency-Key must be 1 to 255 visible ASCII characters", field="Idempotency-Key")
-            answer = await self._judging.execute(grant.tenant_id, asked, started_s, key)
+            answer = await self._judging.execute(grant.tenant_id, asked, read_s, key)
         finally:
             self._admission.leave(size)
             self._metrics.answer.observe(time.perf_counter() - started_s)
@@ -105,8 +105,8 @@ class JudgmentRoutes:
         return web.Response(body=msgspec.json.encode(page), content_type=JSON)
 
 
-async def read_body(request: web.Request) -> bytes:
-    """The whole body. Raises BodyTooLarge, UnsupportedEncoding, or InvalidField when it does not come in time."""
+async def read_body(request: web.Request, admission: Admission) -> bytes:
+    """The whole body. Raises BodyTooLarge, UnsupportedEncoding, InvalidField when it does not come in time, or Draining."""
     encoding = request.headers.get("Content-Encoding")
     if encoding is not None and encoding.strip().lower() != "identity":
         raise UnsupportedEncoding(f"Content-Encoding {encoding[:40]!r}: send the body as it is")
@@ -116,11 +116,13 @@ async def read_body(request: web.Request) -> bytes:
             if len(body) > request.client_max_size:
                 raise too_large(request.client_max_size, len(body))
             return body
-        async with asyncio.timeout(READ_TIMEOUT_S):
-            return await request.read()
+        async with asyncio.timeout(READ_TIMEOUT_S) as patience:
+            with admission.reading(patience):
+                return await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise too_large(request.client_max_size) from error
     except TimeoutError as error:
+        admission.check_open()
         raise InvalidField(f"the body did not arrive within {READ_TIMEOUT_S:.0f} s", field="body") from error
 
 

@@ -13,17 +13,32 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 ACCEPTS_AT_ONCE = 64
+MANY_FILES = 1_000_000
 PAUSE_S = 0.2
+TELL_EVERY_S = 10.0
+RESERVED_FILES = 200
+"""For PostgreSQL, the log, the stream, and what is opened for a moment."""
+
+
+class Room:
+    """How many connections may be open at once, and are."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit` 0: all open files that the system grants, but for some that the engine itself needs."""
+        granted = allow_many_files() - RESERVED_FILES
+        self.limit = max(1, min(limit or granted, granted))
+        self.taken = 0
 
 
 class Listener:
     """A listening socket whose connections are handed to `make_protocol`."""
 
-    def __init__(self, listening: socket.socket, make_protocol: Callable[[], asyncio.Protocol]) -> None:
-        self._socket, self._make_protocol = listening, make_protocol
+    def __init__(self, listening: socket.socket, room: Room, make_protocol: Callable[[], asyncio.Protocol]) -> None:
+        self._socket, self._room, self._make_protocol = listening, room, make_protocol
         self._loop = asyncio.get_running_loop()
         self._handing_over: set[asyncio.Task[object]] = set()
         self._pause: asyncio.TimerHandle | None = None
+        self._told_s = -TELL_EVERY_S
         self._loop.add_reader(listening, self._accept)
 
     @property
@@ -32,25 +47,38 @@ class Listener:
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_AT_ONCE):
+            if self._room.taken + len(self._handing_over) >= self._room.limit:
+                self._rest("as many are open as may be")
+                return
             try:
                 connection, _address = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # no file descriptors left: let the others finish first
-                log.error("connections cannot be accepted now", extra={"reason": str(error)})
-                self._loop.remove_reader(self._socket)
-                self._pause = self._loop.call_later(PAUSE_S, self._loop.add_reader, self._socket, self._accept)
+                self._rest(str(error))
                 return
             connection.setblocking(False)
             task = self._loop.create_task(self._hand_over(connection), name="accept")
             self._handing_over.add(task)
             task.add_done_callback(self._handing_over.discard)
 
+    def _rest(self, reason: str) -> None:
+        """Accept nothing for a moment; who connects meanwhile waits in the backlog."""
+        now_s = self._loop.time()
+        if now_s - self._told_s > TELL_EVERY_S:
+            self._told_s = now_s
+            log.error("connections cannot be accepted now", extra={"reason": reason, "open": self._room.taken})
+        self._loop.remove_reader(self._socket)
+        self._pause = self._loop.call_later(PAUSE_S, self._loop.add_reader, self._socket, self._accept)
+
     async def _hand_over(self, connection: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(self._make_protocol, connection)
         except OSError:
             connection.close()  # the client left at once
+        except Exception:
+            connection.close()
+            log.exception("a connection could not be served")
 
     def close(self) -> None:
         """Accept nothing more. Connections that are open stay so."""
@@ -60,20 +88,22 @@ class Listener:
         self._socket.close()
 
 
-def allow_many_files() -> None:
-    """Use all the open files that the system grants this process: the usual first limit of 1024 is one for each connection."""
+def allow_many_files() -> int:
+    """Use all the open files that the system grants this process (the usual first limit is 1024); returns how many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == hard:
-        return
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError) as error:  # macOS says "unlimited" and means less
-        log.warning("the limit on open files could not be raised", extra={"limit": soft, "reason": str(error)})
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (OSError, ValueError) as error:  # macOS says "unlimited" and means less
+            log.warning("the limit on open files could not be raised", extra={"limit": soft, "reason": str(error)})
+    return MANY_FILES if soft == resource.RLIM_INFINITY else soft
 
 
-async def listen(host: str, port: int, backlog: int, make_protocol: Callable[[], asyncio.Protocol]) -> list[Listener]:
+async def listen(
+    host: str, port: int, backlog: int, room: Room, make_protocol: Callable[[], asyncio.Protocol]
+) -> list[Listener]:
     """Listen on every address of `host` (all of them for an empty one). Raises OSError."""
-    allow_many_files()
     loop = asyncio.get_running_loop()
     infos = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[Listener] = []
@@ -91,7 +121,7 @@ async def listen(host: str, port: int, backlog: int, make_protocol: Callable[[],
             except BaseException:
                 listening.close()
                 raise
-            listeners.append(Listener(listening, make_protocol))
+            listeners.append(Listener(listening, room, make_protocol))
     except BaseException:
         for listener in listeners:
             listener.close()

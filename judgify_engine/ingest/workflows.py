@@ -51,7 +51,7 @@ class WorkflowRoutes:
         workflow_id = _workflow_id(request)
         size = self._admission.enter(request.content_length)
         try:
-            definition: WorkflowDefinition = decode_body(await read_body(request), WorkflowDefinition)
+            definition: WorkflowDefinition = decode_body(await read_body(request, self._admission), WorkflowDefinition)
             CompiledWorkflow(grant.tenant_id, workflow_id, 0, definition)  # refuses what cannot be used
             stored = await self._store.put(grant.tenant_id, workflow_id, msgspec.json.encode(definition).decode())
             self._registry.stored(CompiledWorkflow(grant.tenant_id, workflow_id, stored.version, definition))

@@ -85,11 +85,12 @@ class View:
         self._full: tuple[object, str, bytes] | None = None
 
     def full(self, kind: str) -> bytes:
-        """The whole state as a message, encoded once per position."""
+        """The whole state as a message, encoded once per position and second (the rate falls with time alone)."""
         assert self.state is not None
-        mark = (self.state, self.state.position)
+        now_s = time.time()
+        mark = (self.state, self.state.position, int(now_s))
         if self._full is None or self._full[0] != mark or self._full[1] != kind:
-            self._full = (mark, kind, self.state.full(kind, time.time()))
+            self._full = (mark, kind, self.state.full(kind, now_s))
         return self._full[2]
 
     def push(self, message: bytes, *, full: bool) -> int:

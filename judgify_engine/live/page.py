@@ -1,5 +1,6 @@
 """The page at `/`, its files, and signing in: by a one-time code in a printed address, or with a token."""
 
+import asyncio
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -8,11 +9,15 @@ import msgspec
 from aiohttp import web
 
 from judgify_engine import resources
-from judgify_engine.errors import Forbidden, NotFound, Unauthorized
+from judgify_engine.errors import BodyTooLarge, Forbidden, InvalidField, NotFound, Overloaded, Unauthorized
 from judgify_engine.pipeline.access import Access, Grant
 from judgify_engine.wire.request import decode_body
 
 SESSION_COOKIE = "judgify_session"
+SIGN_IN_BYTES = 4096
+SIGN_INS_AT_ONCE = 50
+SIGN_IN_S = 5.0
+"""Bounds on what comes from people who have not said who they are yet."""
 SECURITY = {
     "Content-Security-Policy": "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
@@ -51,6 +56,7 @@ class PageRoutes:
     def __init__(self, sessions: SessionStore, access: Access, ttl_s: float) -> None:
         self._sessions, self._access, self._ttl_s = sessions, access, ttl_s
         self._files = _load(resources.static())
+        self._signing_in = 0
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -109,12 +115,27 @@ class PageRoutes:
     async def sign_in(self, request: web.Request) -> web.Response:
         """Open a session with a token; the cookie reads dashboards and nothing else."""
         self.check_origin(request)
-        wanted: SignIn = decode_body(await request.read(), SignIn)
+        wanted: SignIn = decode_body(await self._read(request), SignIn)
         grant = await self._access.check_token(wanted.token.strip(), "read")
         response = web.Response(status=204)
         secret = await self._sessions.open_session(grant._replace(scopes=frozenset(("read",))), self._ttl_s)
         self._set_cookie(request, response, secret)
         return response
+
+    async def _read(self, request: web.Request) -> bytes:
+        if (request.content_length or 0) > SIGN_IN_BYTES or request.content_length is None:
+            detail = f"the body may have {SIGN_IN_BYTES} bytes at most, got {request.content_length or 'no Content-Length'}"
+            raise BodyTooLarge(detail, limit=SIGN_IN_BYTES)
+        if self._signing_in >= SIGN_INS_AT_ONCE:
+            raise Overloaded(f"{SIGN_INS_AT_ONCE} others are signing in just now")
+        self._signing_in += 1
+        try:
+            async with asyncio.timeout(SIGN_IN_S):
+                return await request.read()
+        except TimeoutError as error:
+            raise InvalidField(f"the body did not arrive within {SIGN_IN_S:.0f} s", field="body") from error
+        finally:
+            self._signing_in -= 1
 
     async def sign_out(self, request: web.Request) -> web.Response:
         self.check_origin(request)

@@ -68,7 +68,7 @@ class WorkflowRegistry:
         if entry.asked_s + STALE_S < now_s:
             if not self._follows():
                 return None
-            self._entries[tenant_id, workflow_id] = entry._replace(asked_s=now_s)  # nothing was heard against it
+            self._remember((tenant_id, workflow_id), entry._replace(asked_s=now_s))  # nothing was heard against it
         return entry.workflow
 
     async def get(self, tenant_id: str, workflow_id: str) -> CompiledWorkflow:

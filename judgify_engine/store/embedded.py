@@ -123,7 +123,10 @@ class EmbeddedPostgres:
             except subprocess.TimeoutExpired:
                 log.warning("postgres did not stop in time and is stopped without a checkpoint")
                 process.send_signal(signal.SIGQUIT)
-                process.wait(STOP_TIMEOUT_S)
+                try:
+                    process.wait(STOP_TIMEOUT_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
@@ -142,7 +145,11 @@ class EmbeddedPostgres:
             code = self._process.returncode
             log.error("postgres died and is started again", extra={"exit_code": code, "pause_s": self._pause_s})
         if now_s - self._died_s >= self._pause_s:
-            self._launch()
+            try:
+                self._launch()
+            except OSError as error:  # no memory, no files, no room just now: judging waits, the process stays
+                self._died_s, self._pause_s = now_s, min(max(2 * self._pause_s, 0.5), LONGEST_PAUSE_S)
+                log.error("postgres cannot be started now", extra={"reason": str(error), "pause_s": self._pause_s})
         return False
 
     def _lock(self) -> None:
@@ -271,8 +278,12 @@ class EmbeddedPostgres:
                 raise StartupError("PostgreSQL did not start:\n  " + "\n  ".join(tail))
             with contextlib.suppress(OSError):
                 lines = status_file.read_text().splitlines()
-                if len(lines) >= 8 and lines[0] == str(self._process.pid) and lines[7].strip() == "ready":
-                    return
+                if len(lines) >= 8 and lines[0] == str(self._process.pid):
+                    if lines[7].strip() == "ready":
+                        return
+                    if time.monotonic() > deadline - START_TIMEOUT_S / 2:  # it lives: to stop it would begin the recovery anew
+                        log.info("postgres is still recovering")
+                        deadline += START_TIMEOUT_S / 2
             time.sleep(0.02)
         raise StartupError(f"PostgreSQL was not ready after {START_TIMEOUT_S:.0f} s; see {self.log_file}")
 

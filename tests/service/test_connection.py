@@ -2,12 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from support.client import EXECUTE, Client
+from support.cluster import Database
 from support.engine import Engine
+from support.waiting import until
 
 from service.test_bad_input import BAD
 
@@ -185,6 +187,43 @@ async def test_what_is_not_http_is_told_so_and_leaves_no_traceback(wire: Wire, e
     assert engine.log.count("Traceback") == before
 
 
+async def test_a_head_cannot_be_taught_wrongly(wire: Wire, tenant: Client, engine: Engine) -> None:
+    """Line ends before a request hide where its head ends; what follows must not be taken for a request later."""
+    body = json.dumps({"workflow_id": "check", "input_data": {"value": 10}}).encode()
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection("127.0.0.1", engine.listening_port)
+        poisoner = Wire(reader, writer, wire.token)
+        head = poisoner.raw(b"").replace(b"Content-Length: 0", b"Content-Length: %d")
+        length = len(b"\r\n\r\n" + head % 100) - 4
+        smuggled = b"POST / HTTP/1.1\r\nX: " + poisoner.raw(body)
+        await poisoner.send_apart(b"\r\n\r\n" + head % length, b"x" * length + poisoner.raw(body), smuggled)
+        writer.close()
+    stored = await engine.database.value("SELECT count(*) FROM judgment_executions WHERE tenant_id = $1", tenant.tenant_id)
+    for _ in range(2):
+        reader, writer = await asyncio.open_connection("127.0.0.1", engine.listening_port)
+        other = Wire(reader, writer, wire.token)
+        other.send(b"\r\n\r\n" + body)
+        status, answer = await other.answer()
+        assert (status, answer["code"]) == (400, "bad_request")
+        writer.close()
+    assert stored <= 3
+
+
+async def test_a_half_closed_connection_is_answered(wire: Wire) -> None:
+    for _ in range(2):
+        wire.send(wire.request(70))
+        await wire.answer()
+    wire.send(wire.request(10), wire.request(70))
+    wire._writer.write_eof()
+    assert verdict(await wire.answer()) == "inspect"
+
+
+async def test_expect(wire: Wire) -> None:
+    wire.send(wire.request(70, "Expect: nonsense"))
+    status, body = await wire.answer()
+    assert (status, body["code"]) == (417, "expectation_failed")
+
+
 async def test_connection_close_is_heard(wire: Wire) -> None:
     wire.send(wire.request(70))
     await wire.answer()
@@ -215,3 +254,28 @@ async def test_a_client_that_leaves_early_is_no_trouble(wire: Wire, engine: Engi
         writer.close()
     wire.send(wire.request(70))
     assert verdict(await wire.answer()) == "ok"
+
+
+async def test_the_time_of_the_upload_is_not_the_time_of_the_judging(wire: Wire) -> None:
+    whole = wire.request(70, "Upgrade: h2c")  # so that it goes the ordinary way
+    wire.send(whole[:-5])
+    await asyncio.sleep(0.5)
+    wire.send(whole[-5:])
+    status, body = await wire.answer()
+    assert status == 200
+    assert body["execution_time_ms"] < 400
+
+
+async def test_no_more_connections_than_allowed(database: Database, start_engine: Callable[..., Engine]) -> None:
+    engine = start_engine(database, settings={"JUDGIFY_HTTP_MAX_CONNECTIONS": "20"})
+    idle = [await asyncio.open_connection("127.0.0.1", engine.listening_port) for _ in range(40)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", engine.listening_port)
+    late = Wire(reader, writer, "test-token")
+    late.send(b"GET /health HTTP/1.1\r\nHost: judgify\r\n\r\n")
+    await until(lambda: "connections cannot be accepted now" in engine.log, "it says that it is full")
+    answer = asyncio.create_task(late.answer())
+    for _, other in idle:
+        other.close()
+    assert (await answer)[0] == 200, "who waited is served when there is room"
+    writer.close()
+    assert engine.terminate() == 0

@@ -1,5 +1,6 @@
 """The page: who may see it, how one signs in and out, and what keeps others from using that."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -184,3 +185,27 @@ async def test_page_names_only_files_that_are_there(visitor: Client, tenant: Cli
         assert "immutable" in asset.headers["Cache-Control"]
         assert asset.headers["X-Content-Type-Options"] == "nosniff"
     (await visitor.get("/assets/nothing.js")).problem(404, "not_found")
+
+
+async def test_signing_in_is_bounded_before_it_is_known_who_it_is(
+    database: Database, start_engine: Callable[..., Engine]
+) -> None:
+    engine = start_engine(
+        database, prelude="from judgify_engine.live import page; page.SIGN_IN_S = 0.5; page.SIGN_INS_AT_ONCE = 3"
+    )
+    async with Client(engine.url, None) as client:
+        (await client.call("POST", "/session", data=b"x" * 5000)).problem(413, "body_too_large")
+        head = b"POST /session HTTP/1.1\r\nHost: judgify\r\nContent-Length: 4000\r\n\r\n{"
+        slow = [await asyncio.open_connection("127.0.0.1", engine.listening_port) for _ in range(3)]
+        for _, writer in slow:
+            writer.write(head)
+
+        async def refused() -> bool:
+            return (await client.call("POST", "/session", data=b"{}")).status == 503
+
+        await until(refused, "no more than three at once")
+        for reader, writer in slow:
+            assert b"invalid_field" in await asyncio.wait_for(reader.readuntil(b"within"), 10)
+            writer.close()
+        (await client.call("POST", "/session", data=b"{}")).problem(422, "invalid_field")
+    assert engine.terminate() == 0

@@ -114,21 +114,28 @@ def test_ctrl_c_twice_is_still_clean(start_engine: Callable[..., Engine]) -> Non
 
 async def test_stop_with_idle_connections_and_a_half_sent_request(start_engine: Callable[..., Engine]) -> None:
     """Neither keep-alive connections nor a sender that never finishes may hold the stop up for long."""
-    engine = start_engine(settings={"JUDGIFY_HTTP_DRAIN_TIMEOUT_S": "2"})
+    engine = start_engine()
     async with Client(engine.url, "test-token") as client:
         await asyncio.gather(*(client.get("/health") for _ in range(20)))
-        _, writer = await asyncio.open_connection("127.0.0.1", engine.listening_port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", engine.listening_port)
         writer.write(
             b"POST /api/v1/judgments/execute HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer test-token\r\n"
             b"Content-Length: 100\r\n\r\n{"
         )
         await writer.drain()
+
+        async def is_read() -> bool:
+            return b"judgify_requests_under_way 1.0" in (await client.get("/metrics")).body
+
+        await until(is_read, "its body is waited for")
         began_s = time.monotonic()
         engine.signal(signal.SIGTERM)
         assert await asyncio.to_thread(engine.wait, 20) == 0
         assert time.monotonic() - began_s < 10
+        assert b"draining" in await reader.read()
         writer.close()
     assert "Traceback" not in engine.log
+    assert "cut off" not in engine.log
 
 
 async def test_stop_while_a_slot_is_being_made(database: Database, start_engine: Callable[..., Engine]) -> None:

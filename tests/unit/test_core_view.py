@@ -202,15 +202,22 @@ def test_nothing_has_no_rate_and_no_means() -> None:
     assert summary["mean_confidence"] is None
 
 
-def test_the_rate_counts_the_last_five_seconds_and_falls_to_nothing() -> None:
+def test_the_rate_counts_the_last_five_whole_seconds_and_falls_to_nothing() -> None:
     state = ViewState(KEY, snapshot_of([], Position(50, 0)))
     changes = [change(i, None, row(created_at=int((NOW_S - 1 - i % 3) * 1_000_000))) for i in range(30)]
     changes.append(change(30, None, row(created_at=int((NOW_S - 8) * 1_000_000))))
     assert state.add(delta_of(*changes, base=Position(50, 0)))
-    assert decode(state.update(NOW_S))["rate_per_s"] == 6.0
+    assert decode(state.update(NOW_S + 0.5))["rate_per_s"] == 6.0
     assert state.has_news(NOW_S + 20)
     assert decode(state.update(NOW_S + 20))["rate_per_s"] == 0.0
     assert not state.has_news(NOW_S + 21)
+
+
+def test_a_steady_rate_is_shown_as_it_is_at_any_moment() -> None:
+    state = ViewState(KEY, snapshot_of([], Position(50, 0)))
+    changes = [change(i, None, row(created_at=int((NOW_S - 10 + i / 100) * 1_000_000))) for i in range(1000)]
+    assert state.add(delta_of(*changes, base=Position(50, 0)))
+    assert {state.rate(NOW_S - tenth / 10) for tenth in range(10)} == {100.0}
 
 
 @pytest.mark.parametrize("timeframe", sorted(BUCKETS_S))
@@ -254,4 +261,4 @@ def test_a_new_state_keeps_the_rate() -> None:
     assert before.add(delta_of(change(0, None, row(created_at=(T0 - 1) * 1_000_000)), base=Position(50, 0)))
     after = ViewState(KEY, snapshot_of([row()], Position(100, 0)))
     after.keep_rate_of(copy.copy(before), 1.0, True)
-    assert after.rate(NOW_S) == before.rate(NOW_S) > 0
+    assert after.rate(NOW_S + 0.5) == before.rate(NOW_S + 0.5) > 0
