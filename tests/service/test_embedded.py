@@ -10,6 +10,8 @@ from support.client import Client
 from support.engine import Engine, processes_of, run
 from support.waiting import until, until_now
 
+from judgify_engine.store.embedded import EmbeddedPostgres
+
 WORKFLOW = "test-workflow-0"
 
 
@@ -157,3 +159,25 @@ def test_port_in_use_is_exit_code_1(start_engine: Callable[..., Engine], engine:
     assert "cannot listen on" in second.log
     assert "Traceback" not in second.log
     assert processes_of(second.data_dir) == []
+
+
+def test_a_restart_that_fails_is_tried_again_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No memory, no open files, no room: the engine stays up and answers 503 meanwhile."""
+    server = EmbeddedPostgres(tmp_path / "data")
+    server.start()
+    try:
+        launch = server._launch
+
+        def fails() -> None:
+            raise OSError(24, "Too many open files")
+
+        monkeypatch.setattr(server, "_launch", fails)
+        assert server._process is not None
+        server._process.kill()
+        server._process.wait()
+        assert not server.poll()
+        assert server._pause_s > 0
+        monkeypatch.setattr(server, "_launch", launch)
+        until_now(server.poll, "it runs again", 20)
+    finally:
+        server.stop()
