@@ -107,6 +107,17 @@ class LiveConfig(Section, frozen=True):
     """How long the page stays signed in."""
 
 
+class ReconcileConfig(Section, frozen=True):
+    """Comparing the rollups with the table, all the time."""
+
+    interval_s: Seconds = 2.0
+    """How often the newest slice is compared."""
+    pause_s: Seconds = 0.02
+    """Rest between slices while there are more: what it leaves to others."""
+    settle_s: Seconds = 3.0
+    """How old a judgment is when it is first compared."""
+
+
 class KeepConfig(Section, frozen=True):
     """How long things are kept."""
 
@@ -146,6 +157,7 @@ class Config(Section, frozen=True):
     batch: BatchConfig = BatchConfig()
     change: ChangeConfig = ChangeConfig()
     live: LiveConfig = LiveConfig()
+    reconcile: ReconcileConfig = ReconcileConfig()
     keep: KeepConfig = KeepConfig()
     log: LogConfig = LogConfig()
     seed: SeedConfig = SeedConfig()

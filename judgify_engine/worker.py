@@ -30,6 +30,7 @@ from judgify_engine.ingest.judgments import EXECUTE_PATH, JudgmentRoutes
 from judgify_engine.ingest.listen import Listener, Room, listen
 from judgify_engine.ingest.openapi import build_openapi
 from judgify_engine.ingest.operate import OperateRoutes
+from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
 from judgify_engine.live.hub import Hub
 from judgify_engine.live.page import PageRoutes
@@ -40,6 +41,7 @@ from judgify_engine.pipeline.access import SCOPES, Access, Grant
 from judgify_engine.pipeline.batch_loop import BatchLoop
 from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.partition_queue import PartitionQueue
+from judgify_engine.pipeline.reconcile_loop import ReconcileLoop
 from judgify_engine.pipeline.registry import WorkflowRegistry
 from judgify_engine.seed import seed_workflows
 from judgify_engine.store import migrate, upkeep
@@ -47,7 +49,9 @@ from judgify_engine.store.copy_writer import CopyWriter
 from judgify_engine.store.embedded import EmbeddedPostgres
 from judgify_engine.store.judgments import JudgmentReader
 from judgify_engine.store.pool import AWAY, Database
+from judgify_engine.store.reconcile import Books
 from judgify_engine.store.snapshots import SnapshotReader
+from judgify_engine.store.summary import SummaryReader
 from judgify_engine.store.tokens import TokenStore
 from judgify_engine.store.workflows import WorkflowStore
 
@@ -152,19 +156,23 @@ class Worker:
 
         registry = WorkflowRegistry(WorkflowStore(database), follows)
         hub = Hub(SnapshotReader(database, config.change.slot), follows, config.live, metrics)
-        holder = Holder(database, (registry, hub), config.change, config.keep.live_hours, metrics, registry.forget)
+        books = Books(database, config.change.slot, config.keep.live_hours)
+        reconcile = ReconcileLoop(books, lambda: holder.holding, config.reconcile, metrics)
+        holder = Holder(database, (registry, hub, reconcile), config.change, config.keep.live_hours, metrics, registry.forget)
         queues = [PartitionQueue(i, config.queue.max_rows, config.queue.max_bytes) for i in range(config.queue.partitions)]
         writer = CopyWriter(database, metrics, config.http.request_timeout_s)
         batches = [BatchLoop(queue, writer, config.batch, metrics, config.http.request_timeout_s) for queue in queues]
         admission = Admission(config.http)
         dashboards, direct, routes = self._routes(database, registry, hub, holder, queues, admission)
         metrics.gauges.append(lambda: _gauges(queues, batches, admission, hub, database))
+        metrics.gauges.append(lambda: _verified(holder, reconcile))
         async with asyncio.TaskGroup() as tasks:
             for queue, batch in zip(queues, batches, strict=True):
                 tasks.create_task(batch.run(), name=f"batch-{queue.partition}")
             tasks.create_task(database.watch(stop), name="database-watch")
             tasks.create_task(holder.run(stop), name="holder")
             tasks.create_task(hub.run(stop), name="hub")
+            tasks.create_task(reconcile.run(stop), name="reconcile")
             tasks.create_task(upkeep.run(database, config.keep, stop), name="upkeep")
             tasks.create_task(loop_lag.measure(metrics, stop), name="loop-lag")
             tasks.create_task(self._keep_postgres(stop), name="postgres")
@@ -224,6 +232,7 @@ class Worker:
         direct = Direct(judging, access, admission, available, EXECUTE_PATH, metrics)
         groups = (
             JudgmentRoutes(judging, reader, access, admission, available, metrics),
+            SummaryRoutes(SummaryReader(database, config.change.slot), access),
             WorkflowRoutes(WorkflowStore(database), registry, access, admission),
             operate,
             dashboards,
@@ -259,6 +268,13 @@ class Worker:
                 await asyncio.wait_for(stop.wait(), POLL_POSTGRES_S)
             except TimeoutError:
                 self._postgres.poll()
+
+
+def _verified(holder: Holder, reconcile: ReconcileLoop) -> list[tuple[str, str, dict[str, str], float]]:
+    """Only who reads the log knows."""
+    text = "Judgments created before this (Unix seconds) were found equal in the table and the rollups."
+    through_s = reconcile.verified_through_s
+    return [("judgify_verified_through_seconds", text, {}, through_s)] if holder.holding and through_s is not None else []
 
 
 def _gauges(

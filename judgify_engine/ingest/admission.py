@@ -70,7 +70,9 @@ class Admission:
         self._draining = True
         until_s = asyncio.get_running_loop().time() + DRAIN_READ_S
         for patience in self._reading:
-            patience.reschedule(until_s)
+            ends_s = patience.when()
+            if not patience.expired() and (ends_s is None or ends_s > until_s):
+                patience.reschedule(until_s)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()

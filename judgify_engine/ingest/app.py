@@ -69,7 +69,9 @@ async def answer(request: web.Request, handler: Handler, route: str, metrics: Me
         response = problem(BadRequest(f"the body could not be read: {error}"), metrics)
     except ConnectionError:
         raise  # the client has gone; there is nobody to answer
-    except Exception:
+    except Exception as error:
+        if isinstance(error, RuntimeError) and request.transport is None:
+            raise ConnectionResetError("the client has gone") from error  # aiohttp says it so when a body is being read
         log.exception("a request failed", extra={"route": route})
         response = problem(JudgifyError("something went wrong here; it is in the log"), metrics)
     metrics.requests[route, response.status] += 1

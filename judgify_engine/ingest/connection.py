@@ -26,6 +26,8 @@ KEEPALIVE_S = 75.0
 """A connection that sends no whole request for so long is closed."""
 HOLD_S = 0.05
 """How long the first part of a request may wait for the rest: many clients send head and body apart."""
+HALF_CLOSED_LOOK_S = 0.05
+"""How often a connection whose client sends no more is looked at: is all answered?"""
 _END = b"\r\n\r\n"
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,8})[ \t]*\r\n", re.IGNORECASE)
 
@@ -44,11 +46,11 @@ class Connection(RequestHandler):
     """aiohttp's handler of one connection, with the short way before it.
 
     It is on the short way only while aiohttp's parser stands between two requests (`_left` is 0) and aiohttp has none to answer
-    (`_idle`). Uses `_messages`, `_waiter`, `_close`, `_force_close`, `_request_in_progress`, `_request_count` and
-    `_next_keepalive_close_time` of aiohttp 3.14; tests/unit/test_ingest_connection.py holds it to what they mean.
+    (`_idle`). Uses `_messages`, `_max_msg_queue_size`, `_waiter`, `_close`, `_force_close`, `_request_count`
+    and `_next_keepalive_close_time` of aiohttp 3.14; tests/unit/test_ingest_connection.py holds it to what they mean.
     """
 
-    __slots__ = ("_answering", "_direct", "_half_closed", "_heads", "_held", "_left", "_metrics", "_room", "_timer")
+    __slots__ = ("_answering", "_direct", "_heads", "_held", "_left", "_metrics", "_room", "_timer")
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(
@@ -60,8 +62,8 @@ class Connection(RequestHandler):
             max_line_size=16_384,
         )
         self._direct, self._heads, self._room, self._metrics = shared.direct, shared.heads, shared.room, shared.metrics
+        self._max_msg_queue_size -= 1  # after a late body the parser of 3.14 stops one message earlier than its handler expects
         self._answering = False
-        self._half_closed = False
         self._left: int | None = 0
         """Bytes of the request that aiohttp's parser is in; 0: it stands between two; None: that is not known any more."""
         self._held = b""
@@ -69,8 +71,8 @@ class Connection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there (asyncio.Protocol)."""
-        self._room.taken += 1
         super().connection_made(transport)
+        self._room.taken += 1
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client (asyncio.Protocol); none: aiohttp reads on in what it has."""
@@ -94,7 +96,7 @@ class Connection(RequestHandler):
 
     def _short_way(self, data: bytes) -> None:
         end = data.find(_END)
-        known = self._heads.recall(data[:end])
+        known = self._heads.recall(data[:end]) if end >= 0 else None
         missing = end + 4 + known.content_length - len(data) if known is not None else self._missing(data, end)
         if missing > 0:
             self._held = data
@@ -135,7 +137,7 @@ class Connection(RequestHandler):
         if self.transport is None:
             return
         self.transport.write(response)
-        if last or (self._half_closed and not self._held):
+        if last:
             self.force_close()
         elif self._held:
             self._resume_transport_reading()
@@ -184,13 +186,23 @@ class Connection(RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's own signature
         """The client sends no more (asyncio.Protocol); it may still wait for the answers to what it sent."""
-        if self._answering:
-            self._half_closed = True
-            return True
-        if self._messages or self._request_in_progress:
-            self.close()  # when all is answered
-            return True
-        return False
+        if self._is_done() or self._left:
+            return False
+        self._close_when_done()
+        return True
+
+    def _is_done(self) -> bool:
+        """Whether everything that came is answered. (Before aiohttp's task has begun, it waits for nothing.)"""
+        waiter = self._waiter
+        return not (self._answering or self._held or self._messages or waiter is None or waiter.done())
+
+    def _close_when_done(self) -> None:
+        if self.transport is None:
+            return
+        if self._is_done() or self._left:
+            self.force_close()
+        else:
+            self._loop.call_later(HALF_CLOSED_LOOK_S, self._close_when_done)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None

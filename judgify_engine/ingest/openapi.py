@@ -11,6 +11,7 @@ from judgify_engine.ingest.workflows import WorkflowAnswer, WorkflowPage
 from judgify_engine.wire.answer import JudgmentAnswer, JudgmentPage, JudgmentRecord
 from judgify_engine.wire.problem import CONTENT_TYPE, Problem
 from judgify_engine.wire.request import WORKFLOW_ID, ExecuteRequest
+from judgify_engine.wire.summary import Summary
 
 SCHEMA = "#/components/schemas/{name}"
 _TYPES = (
@@ -21,6 +22,7 @@ _TYPES = (
     WorkflowDefinition,
     WorkflowAnswer,
     WorkflowPage,
+    Summary,
     Problem,
 )
 
@@ -76,6 +78,11 @@ _OPERATIONS = (
         "get", "/api/v1/judgments/{judgment_id}", "Judgments", "One whole record", "read",
         {200: (JudgmentRecord, "The record.")}, (401, 403, 404, 503), None,
         (_parameter("judgment_id", "path", _UUID, "As the answer gave it."),),
+    ),
+    _Operation(
+        "get", "/api/v1/summary", "Metrics", "Figures, trends, alerts, and up to when they are verified", "read",
+        {200: (Summary, "The summary.")}, (401, 403, 422, 503), None,
+        (_parameter("timeframe", "query", {"enum": ["1h", "6h", "24h", "7d"], "default": "24h"}, "How far back."), _FILTERS[0]),
     ),
     _Operation(
         "get", "/api/v1/workflows", "Workflows", "List", "read", {200: (WorkflowPage, "A page.")},

@@ -74,6 +74,8 @@ class Metrics(Collector):
         self.wal_end_lsn = 0
         self.oldest_waiting_commit_us = 0
         """When the oldest change that is decoded and not rolled up was committed; 0: there is none."""
+        self.reconciled_rows = 0
+        self.differences_open = 0
         self.push_messages = 0
         self.push_skipped = 0
         self.commits_resolved = 0
@@ -135,6 +137,11 @@ class Metrics(Collector):
                 "Commits whose outcome was unknown at first and was found out.",
                 self.commits_resolved,
             ),
+            (
+                "judgify_reconciled_rows",
+                "Judgments read from the table to be compared with the rollups.",
+                self.reconciled_rows,
+            ),
             ("judgify_dead_letters", "Judgments that PostgreSQL refused.", self.dead_letters),
         ):
             yield CounterMetricFamily(name, text, value)
@@ -150,6 +157,8 @@ class Metrics(Collector):
         yield from families.values()
         yield GaugeMetricFamily("judgify_slot_held", "1 in the process that reads the log.", self.slot_held)
         if self.slot_held:
+            name, text = "judgify_reconciliation_differences", "Ranges in which rollups and table differ."
+            yield GaugeMetricFamily(name, text, self.differences_open)
             lag = max(0, self.wal_end_lsn - self.confirmed_lsn)
             yield GaugeMetricFamily("judgify_wal_lag_bytes", "Log written but not confirmed as rolled up.", lag)
             waiting_us = self.oldest_waiting_commit_us

@@ -126,12 +126,13 @@ def routes_of_the_application() -> set[tuple[str, str]]:
     """What the parts register, without starting any of them."""
     from judgify_engine.ingest.judgments import JudgmentRoutes
     from judgify_engine.ingest.operate import OperateRoutes
+    from judgify_engine.ingest.summary import SummaryRoutes
     from judgify_engine.ingest.workflows import WorkflowRoutes
     from judgify_engine.live.page import PageRoutes
     from judgify_engine.live.session import DashboardRoutes
 
     found = set()
-    for group in (JudgmentRoutes, OperateRoutes, WorkflowRoutes, PageRoutes, DashboardRoutes):
+    for group in (JudgmentRoutes, SummaryRoutes, OperateRoutes, WorkflowRoutes, PageRoutes, DashboardRoutes):
         for route in group.routes(group.__new__(group)):
             found.add((route.method, re.sub(r"\{(\w+):[^/]*\}(?=/|$)", r"{\1}", route.path)))
     return found

@@ -161,8 +161,46 @@ async def test_heads_are_bounded_and_the_used_ones_stay(way: Way) -> None:
     assert await way.ask(post(b"{}", "X-Number: 199x")) == "short"
 
 
-async def test_an_answer_reaches_a_client_that_sends_no_more(way: Way) -> None:
+@pytest.mark.parametrize(
+    "sent", [[post()], [GET], [GET, GET, GET], [post(), post()], [GET, post()], [post(), GET], [post(b"new")]]
+)
+async def test_all_answers_reach_a_client_that_sends_no_more(way: Way, sent: list[bytes]) -> None:
     await warm(way)
-    way._writer.write(post())
+    way._writer.write(b"".join(sent))
     way._writer.write_eof()
-    assert await way._reader.read() == SHORT
+    async with asyncio.timeout(10):
+        assert (await way._reader.read()).count(b"HTTP/1.1 200 OK") == len(sent)
+
+
+async def test_half_a_request_from_a_client_that_sends_no_more_ends_at_once(way: Way) -> None:
+    await warm(way)
+    for part in (post()[:30], post()[:-1], GET[:-1]):
+        reader, writer = await asyncio.open_connection(*way._writer.get_extra_info("peername"))
+        writer.write(part)
+        writer.write_eof()
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
+
+
+@pytest.mark.parametrize("extra", range(-3, 4))
+async def test_a_known_head_cut_at_any_byte_is_not_taken_for_its_own_body(way: Way, extra: int) -> None:
+    """The body is about as long as the head: what is missing and what is there must not be mixed up."""
+    length = len(post(b"")) + 2 - 4 + extra
+    whole = post(b"x" * length)
+    assert [await way.ask(whole) for _ in range(3)] == ["ordinary", "ordinary", "short"]
+    for cut in range(len(whole) - length - 6, len(whole) - length + 3):
+        way._writer.write(whole[:cut])
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert await way.ask(whole[cut:]) == "short"
+        assert way.direct.taken[-1][1] == b"x" * length
+
+
+@pytest.mark.parametrize("count", [31, 32, 33, 200])
+async def test_many_pipelined_after_a_late_body_are_all_answered(way: Way, count: int) -> None:
+    late = post(b"late")
+    way._writer.write(late[:-3])
+    await asyncio.sleep(HOLD_S * 2)
+    assert await way.ask(late[-3:] + GET * count) == "ordinary"
+    assert [await way.ask(b"") for _ in range(count)] == ["ordinary"] * count

@@ -12,6 +12,7 @@ from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.judgments import JudgmentRoutes
 from judgify_engine.ingest.openapi import build_openapi
 from judgify_engine.ingest.operate import OperateRoutes
+from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
 from judgify_engine.live.session import DashboardRoutes
 from judgify_engine.observe.metrics import Metrics
@@ -27,6 +28,7 @@ def routes() -> list[web.RouteDef]:
     groups: list[Any] = [
         JudgmentRoutes(anything, anything, anything, anything, anything, Metrics()),
         WorkflowRoutes(anything, anything, anything, anything),
+        SummaryRoutes(anything, anything),
         OperateRoutes(anything, anything, Metrics(), anything, anything, b""),
         DashboardRoutes(anything, anything, Metrics()),
     ]

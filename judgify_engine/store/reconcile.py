@@ -1,0 +1,163 @@
+"""The two sides of the comparison, and its books. One arm reads the table itself, never what the stream said of it."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from judgify_engine.core.reconcile import EARLIEST_S, Difference, Totals, differences
+from judgify_engine.core.rollup import FINE_BUCKET_S, HOUR_S
+from judgify_engine.errors import Unavailable
+from judgify_engine.store.pool import Database
+
+STATEMENT_TIMEOUT_S = 60.0
+BEHIND_S = 20.0
+POLL_S = 0.1
+_STORED = """
+SELECT tenant_id, count(*) AS total, count(*) FILTER (WHERE status = 'completed') AS completed,
+       sum(round(execution_time_ms * 1000)::bigint)::bigint AS us
+  FROM judgment_executions WHERE created_at >= $1 AND created_at < $2 GROUP BY 1
+"""
+_HOURLY = """
+SELECT tenant_id, sum(total_executions)::bigint AS total, sum(successful_executions)::bigint AS completed,
+       sum(execution_time_us_sum)::bigint AS us
+  FROM judgment_metrics_hourly WHERE hour >= $1 AND hour < $2 GROUP BY 1
+"""
+_FINE = """
+SELECT tenant_id, sum(count)::bigint AS total, sum(sum)::bigint AS us,
+       coalesce(sum(count) FILTER (WHERE dimensions ->> 'status' = 'completed'), 0)::bigint AS completed
+  FROM judgment_metrics_timeseries WHERE time >= $1 AND time < $2 AND metric_name = 'execution_time_ms' GROUP BY 1
+"""
+# Everything before an LSN is rolled up when the position has passed it, or, with nothing more to read, when it is confirmed.
+_REACHED = """
+SELECT EXISTS (SELECT FROM cdc_positions WHERE slot_name = $1 AND commit_lsn >= $2::text::pg_lsn)
+    OR EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND confirmed_flush_lsn >= $2::text::pg_lsn)
+"""
+_SAVE = """
+INSERT INTO reconciliation AS r (slot_name, verified_through, rows_compared) VALUES ($1, $2, $3)
+ON CONFLICT (slot_name) DO UPDATE SET verified_through = excluded.verified_through,
+  rows_compared = r.rows_compared + excluded.rows_compared, checked_at = now()
+"""
+_RECORD = """
+INSERT INTO reconciliation_differences AS d (slot_name, tenant_id, range_from, range_to, stored, rolled_up)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (slot_name, tenant_id, range_from, range_to) WHERE resolved_at IS NULL
+DO UPDATE SET stored = excluded.stored, rolled_up = excluded.rolled_up
+"""
+_RESOLVE = """
+UPDATE reconciliation_differences SET resolved_at = now()
+ WHERE slot_name = $1 AND resolved_at IS NULL AND range_from >= $2 AND range_to <= $3 AND NOT tenant_id = ANY($4::text[])
+"""
+
+
+class Behind(Unavailable):
+    """The rollups have not come as far as the table was read; nothing can be said yet."""
+
+    code, title = "behind", "The rollups are behind"
+
+
+class Comparison(NamedTuple):
+    """What a slice showed."""
+
+    rows: int
+    differences: list[Difference]
+
+
+class Books:
+    """Compares slices of time and keeps the result. `slot`: whose rollups."""
+
+    def __init__(self, database: Database, slot: str, live_hours: int) -> None:
+        self._database, self._slot, self._live_hours = database, slot, live_hours
+
+    def fine_from_s(self, now_s: float) -> int:
+        """Since when fine buckets are surely kept, at a whole hour."""
+        second = int(now_s) - (self._live_hours - 1) * HOUR_S
+        return second - second % HOUR_S + HOUR_S
+
+    async def compare(self, start_s: int, end_s: int, now_s: float) -> Comparison:
+        """The slice in the table and in the rollups. Raises Behind, DatabaseUnavailable or Overloaded.
+
+        Whole hours before `fine_from_s`, whole fine buckets after it. The table is read first; the rollups when they hold all
+        that was read then. What changes in between shows as a difference: see again.
+        """
+        bounds = _moment(start_s), _moment(end_s)
+        async with self._database.query(may_be_slow=True) as connection:
+            stored = await connection.fetch(_STORED, *bounds, timeout=STATEMENT_TIMEOUT_S)
+            lsn = await connection.fetchval("SELECT pg_current_wal_insert_lsn()::text")
+        await self._reached(lsn)
+        sql = _HOURLY if start_s < self.fine_from_s(now_s) or (start_s % HOUR_S == end_s % HOUR_S == 0) else _FINE
+        async with self._database.query(may_be_slow=True) as connection:
+            rolled_up = await connection.fetch(sql, *bounds, timeout=STATEMENT_TIMEOUT_S)
+        found = differences(_totals(stored), _totals(rolled_up), start_s, end_s)
+        return Comparison(sum(row["total"] for row in stored), found)
+
+    async def compare_fine(self, hour_s: int) -> Comparison:
+        """A whole hour in the fine buckets and in the hourly ones, which are written by the same statement."""
+        bounds = _moment(hour_s), _moment(hour_s + HOUR_S)
+        async with (
+            self._database.query(may_be_slow=True) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            fine = await connection.fetch(_FINE, *bounds, timeout=STATEMENT_TIMEOUT_S)
+            hourly = await connection.fetch(_HOURLY, *bounds, timeout=STATEMENT_TIMEOUT_S)
+        return Comparison(0, differences(_totals(fine), _totals(hourly), hour_s, hour_s + HOUR_S))
+
+    async def _reached(self, lsn: str) -> None:
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + BEHIND_S
+        while True:
+            async with self._database.query() as connection:
+                if await connection.fetchval(_REACHED, self._slot, lsn):
+                    return
+            if loop.time() > deadline_s:
+                raise Behind(f"the rollups have not reached {lsn} within {BEHIND_S:.0f} s")
+            await asyncio.sleep(POLL_S)
+
+    async def next_rows_s(self, start_s: int) -> int | None:
+        """The first hour with rollups at or after the hour of `start_s`."""
+        async with self._database.query() as connection:
+            hour = await connection.fetchval(
+                "SELECT min(hour) FROM judgment_metrics_hourly WHERE hour >= $1", _moment(start_s - start_s % HOUR_S)
+            )
+        return None if hour is None else int(hour.timestamp())
+
+    async def verified_through_s(self) -> int:
+        """What was saved last; the earliest time when nothing was."""
+        async with self._database.query() as connection:
+            moment = await connection.fetchval("SELECT verified_through FROM reconciliation WHERE slot_name = $1", self._slot)
+        return EARLIEST_S if moment is None else int(moment.timestamp())
+
+    async def save(self, verified_through_s: int, rows: int) -> None:
+        """Keep how far the comparison has come, and how many more rows it has read."""
+        async with self._database.query() as connection:
+            await connection.execute(_SAVE, self._slot, _moment(verified_through_s), rows)
+
+    async def record(self, start_s: int, end_s: int, found: list[Difference]) -> None:
+        """Keep what was found in a range, and end the differences inside it that are no more."""
+        async with self._database.query() as connection, connection.transaction():
+            tenants = [one.tenant_id for one in found]
+            await connection.execute(_RESOLVE, self._slot, _moment(start_s), _moment(end_s), tenants)
+            for one in found:
+                bounds = _moment(one.start_s), _moment(one.end_s)
+                await connection.execute(_RECORD, self._slot, one.tenant_id, *bounds, one.stored.total, one.rolled_up.total)
+
+    async def open_ranges(self) -> list[tuple[int, int]]:
+        """Where differences stand, the oldest first."""
+        async with self._database.query() as connection:
+            rows = await connection.fetch(
+                "SELECT DISTINCT range_from, range_to FROM reconciliation_differences"
+                " WHERE slot_name = $1 AND resolved_at IS NULL ORDER BY 1, 2 LIMIT 1000",
+                self._slot,
+            )
+        return [(int(row["range_from"].timestamp()), int(row["range_to"].timestamp())) for row in rows]
+
+
+def _moment(second: int) -> datetime:
+    return datetime.fromtimestamp(second, UTC)
+
+
+def _totals(rows: list[Any]) -> dict[str, Totals]:
+    totals = {row["tenant_id"]: Totals(row["total"], row["completed"], row["us"]) for row in rows}
+    return {tenant: total for tenant, total in totals.items() if any(total)}
+
+
+assert HOUR_S % FINE_BUCKET_S == 0
