@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from judgify_engine import __version__, resources
-from judgify_engine.commands import demo, feed, migrate, serve, status, tokens
+from judgify_engine.commands import demo, feed, migrate, rebuild, serve, status, tokens, verify
 from judgify_engine.errors import JudgifyError, SettingsError
 from judgify_engine.interrupts import interrupt
 
@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[Any, str]] = {
     "feed": (feed, "post a CSV or NDJSON file to a running server"),
     "migrate": (migrate, "bring the database's tables up to date"),
     "tokens": (tokens, "create, list and revoke tokens"),
+    "verify": (verify, "compare the rollups with the table, now"),
+    "rebuild": (rebuild, "compute the rollups of some hours anew, while the engine runs"),
     "status": (status, "show how a running server is doing"),
 }
 

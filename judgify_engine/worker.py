@@ -43,6 +43,7 @@ from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.partition_queue import PartitionQueue
 from judgify_engine.pipeline.reconcile_loop import ReconcileLoop
 from judgify_engine.pipeline.registry import WorkflowRegistry
+from judgify_engine.pipeline.repair_loop import RepairLoop
 from judgify_engine.seed import seed_workflows
 from judgify_engine.store import migrate, upkeep
 from judgify_engine.store.copy_writer import CopyWriter
@@ -50,6 +51,7 @@ from judgify_engine.store.embedded import EmbeddedPostgres
 from judgify_engine.store.judgments import JudgmentReader
 from judgify_engine.store.pool import AWAY, Database
 from judgify_engine.store.reconcile import Books
+from judgify_engine.store.repair import RepairStore
 from judgify_engine.store.snapshots import SnapshotReader
 from judgify_engine.store.summary import SummaryReader
 from judgify_engine.store.tokens import TokenStore
@@ -159,6 +161,13 @@ class Worker:
         books = Books(database, config.change.slot, config.keep.live_hours)
         reconcile = ReconcileLoop(books, lambda: holder.holding, config.reconcile, metrics)
         holder = Holder(database, (registry, hub, reconcile), config.change, config.keep.live_hours, metrics, registry.forget)
+        repairs = RepairStore(database, config.change.slot, config.keep.live_hours, holder.snapshot)
+
+        def repaired(start_s: int, end_s: int) -> None:
+            hub.reload()
+            reconcile.touch(start_s, end_s)
+
+        repair = RepairLoop(repairs, lambda: holder.changes, repaired)
         queues = [PartitionQueue(i, config.queue.max_rows, config.queue.max_bytes) for i in range(config.queue.partitions)]
         writer = CopyWriter(database, metrics, config.http.request_timeout_s)
         batches = [BatchLoop(queue, writer, config.batch, metrics, config.http.request_timeout_s) for queue in queues]
@@ -173,6 +182,7 @@ class Worker:
             tasks.create_task(holder.run(stop), name="holder")
             tasks.create_task(hub.run(stop), name="hub")
             tasks.create_task(reconcile.run(stop), name="reconcile")
+            tasks.create_task(repair.run(stop), name="repair")
             tasks.create_task(upkeep.run(database, config.keep, stop), name="upkeep")
             tasks.create_task(loop_lag.measure(metrics, stop), name="loop-lag")
             tasks.create_task(self._keep_postgres(stop), name="postgres")

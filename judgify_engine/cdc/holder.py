@@ -8,7 +8,7 @@ together with rollups computed from the table as of the very moment where the ne
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import asyncpg
 
@@ -56,6 +56,21 @@ class Holder:
         """Whether followers in this process hear of changes at once: it reads the log and is not behind."""
         now_s = asyncio.get_running_loop().time()
         return self.holding and self._changes is not None and now_s - self._changes.caught_up_s < BEHIND_S
+
+    @property
+    def changes(self) -> ChangeLoop | None:
+        """The loop that reads the log here; None: this process does not."""
+        return self._changes if self.holding else None
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[tuple[int, str]]:
+        """A snapshot of the database and its exact place in the log, until it is left. Raises DatabaseUnavailable."""
+        session = Replication(self._database.dsn)
+        try:
+            await session.connect()
+            yield await session.borrow_snapshot(f"{self._config.slot[:55]}_repair")
+        finally:
+            session.close()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Hold, or wait to hold, until `stop`."""

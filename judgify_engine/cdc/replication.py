@@ -82,6 +82,11 @@ class Replication:
         row = await self.command(f"CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'export')")
         return parse_lsn(row[1]), str(row[2])
 
+    async def borrow_snapshot(self, slot: str) -> tuple[int, str]:
+        """A snapshot whose LSN is known, by a slot that ends with this session; it lasts until the session's next command."""
+        row = await self.command(f"CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')")
+        return parse_lsn(row[1]), str(row[2])
+
     async def start(self, slot: str, publication: str) -> None:
         """Begin to stream from what was last confirmed. Raises DatabaseUnavailable."""
         options = f"proto_version '1', publication_names '{publication}', binary 'true'"

@@ -1,15 +1,43 @@
 """The flags that several commands share."""
 
 import argparse
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 from judgify_engine import config
+from judgify_engine.core.reconcile import EARLIEST_S
+from judgify_engine.core.rollup import HOUR_S
+from judgify_engine.errors import SettingsError
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """The flags that name settings."""
     parser.add_argument("--profile", metavar="NAME", help="a profile's name, or the path of a .toml file")
     parser.add_argument("--data-dir", metavar="DIR", help="where the embedded PostgreSQL keeps its files (judgify-data)")
+
+
+def add_range(parser: argparse.ArgumentParser) -> None:
+    """The flags that name a range of time."""
+    parser.add_argument("--from", dest="start", metavar="TIME", help="RFC 3339, or a date (the beginning of time)")
+    parser.add_argument("--to", dest="end", metavar="TIME", help="RFC 3339, or a date; not included (now)")
+
+
+def range_of(args: argparse.Namespace) -> tuple[int, int]:
+    """The range in Unix seconds, in whole hours around it. Raises SettingsError."""
+    start_s = EARLIEST_S if args.start is None else _seconds("--from", args.start)
+    end_s = int(time.time()) if args.end is None else _seconds("--to", args.end)
+    if start_s >= end_s:
+        raise SettingsError(f"--from must be before --to, got {args.start} and {args.end or 'now'}")
+    return max(EARLIEST_S, start_s - start_s % HOUR_S), end_s + -end_s % HOUR_S
+
+
+def _seconds(flag: str, text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise SettingsError(f"{flag} must be an RFC 3339 time such as 2026-01-31T15:00:00Z, got {text[:40]!r}") from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
 def settings(args: argparse.Namespace) -> config.Config:

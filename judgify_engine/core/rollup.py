@@ -111,6 +111,13 @@ class Delta:
         result_key = (tenant, workflow, second - second % HOUR_S, result)
         self.results[result_key] = self.results.get(result_key, 0) + sign
 
+    def merge(self, other: "Delta") -> None:
+        """Add the sums of another delta; the position stays."""
+        for key, sums in other.sums.items():
+            self.sums.setdefault(key, Sums(histogram={})).add(sums)
+        for result_key, count in other.results.items():
+            self.results[result_key] = self.results.get(result_key, 0) + count
+
     def by(self, width_s: int) -> dict[SecondKey, Sums]:
         """The sums in buckets of `width_s` seconds instead of one."""
         wider: dict[SecondKey, Sums] = {}

@@ -148,6 +148,11 @@ class Hub:
             if view.state is not None and not view.state.add(delta):
                 view.stale = True
 
+    def reload(self) -> None:
+        """The rollups were changed otherwise than by a delta: read every view anew."""
+        for view in self._views.values():
+            view.stale = True
+
     async def run(self, stop: asyncio.Event) -> None:
         """Push, refresh and reload, until `stop`."""
         loop = asyncio.get_running_loop()

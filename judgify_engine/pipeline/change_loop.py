@@ -7,8 +7,9 @@ already applied is known by its position and skipped. Reading stops while a delt
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
+from typing import NamedTuple
 
 from judgify_engine.config import ChangeConfig
 from judgify_engine.core.model import Change
@@ -42,6 +43,14 @@ SLICE_MESSAGES = 200
 IDLE_CONFIRM_S = 1.0
 
 
+class _Errand(NamedTuple):
+    """Something to do between two deltas."""
+
+    lsn: int
+    work: Callable[[Position], Awaitable[None]]
+    done: "asyncio.Future[None]"
+
+
 class ChangeLoop:
     """Follows one stream from `applied` on."""
 
@@ -62,6 +71,9 @@ class ChangeLoop:
         self._gathering_since_s = 0.0
         self._confirmable_lsn = 0
         self._confirmed_at_s = 0.0
+        self._errand: _Errand | None = None
+        self.recorder: Callable[[Change], None] | None = None
+        """Is shown every change of a judgment before it is rolled up."""
         self.applied = applied
         self.caught_up_s = 0.0
         """When there was last nothing more to read (loop time)."""
@@ -79,8 +91,10 @@ class ChangeLoop:
                 messages += 1
             if self._must_flush(now_s):
                 await self._flush()
+                await self._run_errand(self.applied.lsn)
             elif message is None:
                 self.caught_up_s = now_s
+                await self._run_errand(self._source.wal_end)
                 self._confirm_idle(now_s)
                 await self._source.readable(self._wait_s(now_s))
             elif messages % SLICE_MESSAGES == 0:
@@ -104,12 +118,39 @@ class ChangeLoop:
             self._gathering_since_s = now_s
             self._metrics.oldest_waiting_commit_us = change.commit_time_us
         if change.table == JUDGMENTS:
+            if self.recorder is not None:
+                self.recorder(change)
             self._delta.add(change)
         else:
             self._delta.note(change)
             if change.table == WORKFLOWS:
                 self._workflows.append(change)
         self._metrics.changes_decoded += 1
+
+    async def between(self, lsn: int, work: Callable[[Position], Awaitable[None]]) -> None:
+        """Run `work` between two deltas, when all before `lsn` is rolled up; it gets the position that the rollups are at.
+
+        Raises what it raises. One at a time.
+        """
+        assert self._errand is None
+        self._errand = _Errand(lsn, work, asyncio.get_running_loop().create_future())
+        try:
+            await self._errand.done
+        finally:
+            self._errand = None
+
+    async def _run_errand(self, reached_lsn: int) -> None:
+        errand = self._errand
+        if errand is None or self._delta.changes or reached_lsn < errand.lsn or errand.done.done():
+            return
+        try:
+            await errand.work(self.applied)
+        except Exception as error:
+            if not errand.done.done():
+                errand.done.set_exception(error)
+            return
+        if not errand.done.done():
+            errand.done.set_result(None)
 
     def _must_flush(self, now_s: float) -> bool:
         delta = self._delta

@@ -89,6 +89,11 @@ class ReconcileLoop:
             self._frontier_s = min(self._frontier_s, *self._touched)
             self._touched.clear()
 
+    def touch(self, start_s: int, end_s: int) -> None:
+        """These hours were computed anew: compare them again."""
+        if self._frontier_s != _UNKNOWN_S and start_s < end_s:
+            self._frontier_s = min(self._frontier_s, max(EARLIEST_S, start_s))
+
     @property
     def verified_through_s(self) -> int | None:
         """All judgments created before this were found equal in the table and the rollups since they last changed.

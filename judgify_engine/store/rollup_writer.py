@@ -9,10 +9,11 @@ from typing import Any
 
 import asyncpg
 
-from judgify_engine.core.histogram import BOUNDS_US, to_array
+from judgify_engine.core.histogram import to_array
 from judgify_engine.core.rollup import FINE_BUCKET_S, HOUR_S, Delta, Sums
 from judgify_engine.errors import DatabaseUnavailable, Unavailable
 from judgify_engine.store.pool import AWAY
+from judgify_engine.store.recompute import EMPTY, fill
 from judgify_engine.units import Position, format_lsn, parse_lsn
 
 log = logging.getLogger(__name__)
@@ -58,44 +59,6 @@ WITH moved AS (
 )
 SELECT count(*) FROM moved
 """
-_EMPTY = """
-DELETE FROM judgment_metrics_hourly; DELETE FROM judgment_results_hourly;
-DELETE FROM judgment_metrics_timeseries WHERE metric_name = 'execution_time_ms'
-"""
-_BY_BUCKET = """
-  SELECT tenant_id, workflow_id, {time} AS bucket, status,
-         width_bucket(round(execution_time_ms * 1000)::bigint, $1::bigint[]) AS slot,
-         count(*) AS total, count(*) FILTER (WHERE method_used = 'rule') AS rule,
-         count(*) FILTER (WHERE method_used = 'llm') AS llm,
-         sum(round(execution_time_ms * 1000)::bigint)::bigint AS us,
-         sum(round(confidence_score * 1000000)::bigint)::bigint AS ppm
-    FROM judgment_executions {where} GROUP BY 1, 2, 3, 4, 5
-"""
-# The same sums computed from the table: what `Delta` adds up, in SQL.
-_REBUILD_HOURLY = f"""
-INSERT INTO judgment_metrics_hourly (tenant_id, workflow_id, hour, total_executions, successful_executions, rule_executions,
-  llm_executions, hybrid_executions, execution_time_us_sum, confidence_ppm_sum, execution_time_histogram)
-SELECT tenant_id, workflow_id, bucket, sum(total), coalesce(sum(total) FILTER (WHERE status = 'completed'), 0),
-       sum(rule), sum(llm), sum(total - rule - llm), sum(us), sum(ppm),
-       judgify_histogram_sum(array_fill(0::bigint, ARRAY[slot]) || total)
-  FROM ({_BY_BUCKET.format(time="date_trunc('hour', created_at, 'UTC')", where="")}) AS by_bucket GROUP BY 1, 2, 3
-"""
-_REBUILD_RESULTS = """
-INSERT INTO judgment_results_hourly (tenant_id, workflow_id, hour, result, total_executions)
-SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC'),
-       CASE WHEN status <> 'completed' THEN 'failed'
-            WHEN jsonb_typeof(final_result -> 'verdict') = 'string' THEN left(final_result ->> 'verdict', 64) ELSE '' END,
-       count(*)
-  FROM judgment_executions GROUP BY 1, 2, 3, 4
-"""
-_FINE_TIME = f"to_timestamp(floor(extract(epoch FROM created_at) / {FINE_BUCKET_S}) * {FINE_BUCKET_S})"
-_REBUILD_FINE = f"""
-INSERT INTO judgment_metrics_timeseries (time, tenant_id, workflow_id, metric_name, dimensions, count, sum, histogram)
-SELECT bucket, tenant_id, workflow_id, 'execution_time_ms', jsonb_build_object('status', status), sum(total), sum(us),
-       judgify_histogram_sum(array_fill(0::bigint, ARRAY[slot]) || total)
-  FROM ({_BY_BUCKET.format(time=_FINE_TIME, where="WHERE created_at > now() - make_interval(hours => $2)")}) AS by_bucket
- GROUP BY bucket, tenant_id, workflow_id, status
-"""
 
 
 class Fenced(Unavailable):
@@ -116,27 +79,15 @@ class RollupStore:
 
     async def apply(self, delta: Delta) -> None:
         """Commit a delta with its position. Raises Fenced, or DatabaseUnavailable (then it may or may not be committed)."""
-        arguments = [
-            self._slot,
-            format_lsn(delta.position.lsn),
-            delta.position.index,
-            format_lsn(delta.base.lsn),
-            delta.base.index,
-        ]
-        arguments += [*_hourly_columns(delta), *_result_columns(delta), *_fine_columns(delta)]
         try:
             if delta.truncated:
                 async with self._connection.transaction():
-                    await self._connection.execute(_EMPTY, timeout=3600)
-                    moved = await self._connection.fetchval(_APPLY, *arguments)
-                    if not moved:
-                        raise Fenced("the rollups were moved by another process")
+                    await self._connection.execute(EMPTY, timeout=3600)
+                    await add(self._connection, self._slot, delta)
             else:
-                moved = await self._connection.fetchval(_APPLY, *arguments)
+                await add(self._connection, self._slot, delta)
         except AWAY as error:
             raise DatabaseUnavailable("PostgreSQL is away; the rollup goes on when it is back") from error
-        if not moved:
-            raise Fenced("the rollups were moved by another process")
 
     async def forget_position(self) -> None:
         """Before a new slot is made: until `rebuild` is done, there is no position, so a crash starts over."""
@@ -149,10 +100,8 @@ class RollupStore:
         async with connection.transaction(isolation="repeatable_read"):
             # A snapshot's name comes from the server and SET takes no parameters.
             await connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
-            await connection.execute(_EMPTY, timeout=3600)
-            await connection.execute(_REBUILD_HOURLY, BOUNDS_US, timeout=3600)
-            await connection.execute(_REBUILD_RESULTS, timeout=3600)
-            await connection.execute(_REBUILD_FINE, BOUNDS_US, live_hours, timeout=3600)
+            await connection.execute(EMPTY, timeout=3600)
+            await fill(connection, live_hours)
             await connection.execute(
                 "INSERT INTO cdc_positions (slot_name, commit_lsn, change_index) VALUES ($1, $2::text::pg_lsn, $3)",
                 self._slot,
@@ -160,6 +109,14 @@ class RollupStore:
                 position.index,
             )
         return position
+
+
+async def add(connection: Any, slot: str, delta: Delta) -> None:
+    """Add a delta and move the position, in one statement. Raises Fenced when the position is not the delta's base."""
+    bounds = (format_lsn(delta.position.lsn), delta.position.index, format_lsn(delta.base.lsn), delta.base.index)
+    columns = (*_hourly_columns(delta), *_result_columns(delta), *_fine_columns(delta))
+    if not await connection.fetchval(_APPLY, slot, *bounds, *columns):
+        raise Fenced("the rollups were moved by another process")
 
 
 async def stored_position(connection: Any, slot: str) -> Position | None:

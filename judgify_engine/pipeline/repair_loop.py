@@ -1,0 +1,142 @@
+"""Computing a range of hours anew from the table, while judgments go on: nothing is missed, nothing is counted twice.
+
+The changes of the range are recorded from before a snapshot is taken, whose place in the log (`lsn`) is known. The range is
+computed in that snapshot. Between two deltas, what was computed takes the place of what was there, and the recorded changes
+from `lsn` on, which the rollups had and the snapshot has not, are added to it: in one transaction, fenced by the position.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple, Protocol
+
+from judgify_engine.core.model import Change
+from judgify_engine.core.rollup import Delta
+from judgify_engine.errors import JudgifyError, Overloaded, Unavailable
+from judgify_engine.pipeline.change_loop import ChangeLoop
+from judgify_engine.units import Position
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+
+
+class Request(NamedTuple):
+    """Hours to compute anew, [start_s, end_s) in Unix seconds."""
+
+    number: int
+    start_s: int
+    end_s: int
+
+
+class Repairs(Protocol):
+    """Where requests are kept, and the work on the tables."""
+
+    async def next(self) -> Request | None: ...
+    def prepared(
+        self, request: Request, snapshot_at: Callable[[int], None]
+    ) -> AbstractAsyncContextManager[tuple[int, Any]]: ...
+    async def swap(self, request: Request, prepared: Any, extra: Delta) -> int: ...
+    async def failed(self, request: Request, reason: str) -> None: ...
+
+
+class Recorder:
+    """What changes in a range, added up: by transaction until it is known from which on, then together."""
+
+    def __init__(self, start_s: int, end_s: int) -> None:
+        self._start_us, self._end_us = start_s * 1_000_000, end_s * 1_000_000
+        self._waiting: dict[int, Delta] = {}
+        self._from_lsn: int | None = None
+        self._delta = Delta()
+        self.truncated = False
+
+    def __call__(self, change: Change) -> None:
+        if change.old is None and change.new is None:
+            self.truncated = True
+        old, new = self._within(change.old), self._within(change.new)
+        if old is None and new is None:
+            return
+        lsn = change.position.lsn
+        if self._from_lsn is None:
+            self._waiting.setdefault(lsn, Delta()).add(change._replace(old=old, new=new))
+        elif lsn >= self._from_lsn:
+            self._delta.add(change._replace(old=old, new=new))
+
+    def _within(self, row: dict[str, Any] | None) -> dict[str, Any] | None:
+        return row if row and self._start_us <= row["created_at"] < self._end_us else None
+
+    def begin_at(self, lsn: int) -> None:
+        """Only what was committed from here on counts."""
+        self._from_lsn = lsn
+        for of_lsn, delta in self._waiting.items():
+            if of_lsn >= lsn:
+                self._delta.merge(delta)
+        self._waiting.clear()
+
+    def delta_at(self, position: Position) -> Delta:
+        """What was recorded, as a delta that starts and ends at `position`."""
+        self._delta.base = self._delta.position = position
+        return self._delta
+
+
+class RepairLoop:
+    """Serves the requests in the process that reads the log. `repaired` is told of each range that was computed anew."""
+
+    def __init__(
+        self, repairs: Repairs, changes: Callable[[], ChangeLoop | None], repaired: Callable[[int, int], None]
+    ) -> None:
+        self._repairs, self._changes, self._repaired = repairs, changes, repaired
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`."""
+        while not stop.is_set():
+            try:
+                changes = self._changes()
+                request = await self._repairs.next() if changes is not None else None
+                if changes is not None and request is not None:
+                    await self._serve_until(stop, changes, request)
+                    continue
+            except (Unavailable, Overloaded) as error:
+                log.debug("repairs cannot be looked for now", extra={"reason": str(error)})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), LOOK_S)
+
+    async def _serve_until(self, stop: asyncio.Event, changes: ChangeLoop, request: Request) -> None:
+        serving = asyncio.create_task(self._serve(changes, request), name="repair")
+        stopped = asyncio.create_task(stop.wait(), name="repair-stop")
+        try:
+            while not serving.done() and not stopped.done():
+                await asyncio.wait((serving, stopped), timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                if self._changes() is not changes:
+                    break  # another one reads the log, or this one starts over: so does the repair
+        finally:
+            stopped.cancel()
+            serving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+
+    async def _serve(self, changes: ChangeLoop, request: Request) -> None:
+        facts = {"from_s": request.start_s, "to_s": request.end_s}
+        log.info("hours are computed anew", extra=facts)
+        recorder = Recorder(request.start_s, request.end_s)
+        changes.recorder = recorder
+        try:
+            async with self._repairs.prepared(request, recorder.begin_at) as (lsn, prepared):
+
+                async def swap(position: Position) -> None:
+                    if recorder.truncated:
+                        raise Unavailable("the table was emptied meanwhile; ask again")
+                    count = await self._repairs.swap(request, prepared, recorder.delta_at(position))
+                    log.info("hours were computed anew", extra={**facts, "judgments": count})
+
+                await changes.between(lsn, swap)
+        except JudgifyError as error:
+            log.error("hours could not be computed anew", extra={**facts, "reason": str(error)})
+            await self._repairs.failed(request, str(error))
+        else:
+            self._repaired(request.start_s, request.end_s)
+        finally:
+            if changes.recorder is recorder:
+                changes.recorder = None

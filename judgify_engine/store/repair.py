@@ -1,0 +1,104 @@
+"""Requests to compute hours anew (`rollup_repairs`), and the work on the tables. See pipeline/repair_loop."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+
+from judgify_engine.core.rollup import Delta
+from judgify_engine.errors import JudgifyError, Unavailable
+from judgify_engine.pipeline.repair_loop import Request
+from judgify_engine.store import recompute
+from judgify_engine.store.pool import AWAY, Database
+from judgify_engine.store.rollup_writer import add
+
+Snapshot = Callable[[], AbstractAsyncContextManager[tuple[int, str]]]
+"""Takes a snapshot of the table whose place in the log is known: (LSN, name), until left."""
+
+
+class RepairRequests:
+    """Asks for repairs of the rollups of `slot`, and how they went."""
+
+    def __init__(self, database: Database, slot: str) -> None:
+        self._database, self._slot = database, slot
+
+    async def ask(self, start: datetime, end: datetime) -> int:
+        """Ask for [start, end), whole hours; returns the request's number."""
+        async with self._database.query() as connection:
+            return int(
+                await connection.fetchval(
+                    "INSERT INTO rollup_repairs (slot_name, range_from, range_to) VALUES ($1, $2, $3) RETURNING id",
+                    self._slot,
+                    start,
+                    end,
+                )
+            )
+
+    async def state(self, number: int) -> Any:
+        """The row of a request."""
+        async with self._database.query() as connection:
+            return await connection.fetchrow("SELECT * FROM rollup_repairs WHERE id = $1", number)
+
+
+class RepairStore:
+    """`slot`: whose rollups; `snapshot`: see pipeline/repair_loop."""
+
+    def __init__(self, database: Database, slot: str, live_hours: int, snapshot: Snapshot) -> None:
+        self._database, self._slot, self._live_hours, self._snapshot = database, slot, live_hours, snapshot
+
+    async def next(self) -> Request | None:
+        """The oldest request that nobody has served. Raises DatabaseUnavailable."""
+        async with self._database.query() as connection:
+            row = await connection.fetchrow(
+                "SELECT id, range_from, range_to FROM rollup_repairs WHERE slot_name = $1 AND finished_at IS NULL"
+                " ORDER BY id LIMIT 1",
+                self._slot,
+            )
+        return None if row is None else Request(row["id"], int(row["range_from"].timestamp()), int(row["range_to"].timestamp()))
+
+    @contextlib.asynccontextmanager
+    async def prepared(self, request: Request, snapshot_at: Callable[[int], None]) -> AsyncIterator[tuple[int, Any]]:
+        """Compute the range in a snapshot; gives its LSN (also to `snapshot_at`, at once) and the session of the result.
+
+        Raises Unavailable, or JudgifyError with PostgreSQL's reason.
+        """
+        connection = None
+        try:
+            connection = await self._database.connect()
+            async with self._snapshot() as (lsn, name), connection.transaction(isolation="repeatable_read"):
+                snapshot_at(lsn)
+                await connection.execute(f"SET TRANSACTION SNAPSHOT '{name}'")  # the server's own name for it
+                await recompute.prepare_range(connection, *_bounds(request), self._live_hours)
+            yield lsn, connection
+        except AWAY as error:
+            raise Unavailable(f"PostgreSQL is away: {error or type(error).__name__}") from error
+        except asyncpg.PostgresError as error:
+            raise JudgifyError(f"PostgreSQL refused: {error}") from error
+        finally:
+            if connection is not None:
+                connection.terminate()
+
+    async def swap(self, request: Request, prepared: Any, extra: Delta) -> int:
+        """Replace the range by what was prepared and `extra`; returns the judgments counted. Raises Fenced."""
+        async with prepared.transaction():
+            count = await recompute.swap_range(prepared, *_bounds(request))
+            await add(prepared, self._slot, extra)
+            count += sum(sums.total for sums in extra.sums.values())
+            await prepared.execute(
+                "UPDATE rollup_repairs SET finished_at = now(), judgments = $2 WHERE id = $1", request.number, count
+            )
+        return count
+
+    async def failed(self, request: Request, reason: str) -> None:
+        """Keep why a request could not be served."""
+        async with self._database.query() as connection:
+            await connection.execute(
+                "UPDATE rollup_repairs SET finished_at = now(), error = $2 WHERE id = $1", request.number, reason[:1000]
+            )
+
+
+def _bounds(request: Request) -> tuple[datetime, datetime]:
+    return datetime.fromtimestamp(request.start_s, UTC), datetime.fromtimestamp(request.end_s, UTC)
