@@ -122,6 +122,8 @@ class ReconcileLoop:
                     held = self._holds()
                 except (Unavailable, Overloaded) as error:
                     log.debug("nothing could be compared", extra={"reason": str(error)})
+                except Exception:  # judging goes on, whatever happens to its proof
+                    log.exception("comparing failed and is tried again")
                 pause_s = self._config.pause_s if more else self._config.interval_s
                 await asyncio.wait((stopped,), timeout=pause_s)
         finally:
@@ -139,7 +141,7 @@ class ReconcileLoop:
         self._touched = hours_of(self._touched, self._frontier_s)
 
     async def _step(self) -> bool:
-        """Compare one slice. False: all is compared, for now."""
+        """Compare one slice. False: nothing more is ready to be compared."""
         now_s = self._clock()
         ready_s = int(now_s - self._config.settle_s)
         fine_from_s = self._books.fine_from_s(now_s)

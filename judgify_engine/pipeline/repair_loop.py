@@ -99,7 +99,9 @@ class RepairLoop:
                     await self._serve_until(stop, changes, request)
                     continue
             except (Unavailable, Overloaded) as error:
-                log.debug("repairs cannot be looked for now", extra={"reason": str(error)})
+                log.debug("requests for repairs cannot be read", extra={"reason": str(error)})
+            except Exception:  # judging goes on, whatever happens to its rollups
+                log.exception("serving a repair failed and is tried again")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), LOOK_S)
 

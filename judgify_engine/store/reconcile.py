@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from judgify_engine.core.reconcile import EARLIEST_S, Difference, Totals, differences
-from judgify_engine.core.rollup import FINE_BUCKET_S, HOUR_S
+from judgify_engine.core.rollup import HOUR_S
 from judgify_engine.errors import Unavailable
 from judgify_engine.store.pool import Database
 
@@ -158,6 +158,3 @@ def _moment(second: int) -> datetime:
 def _totals(rows: list[Any]) -> dict[str, Totals]:
     totals = {row["tenant_id"]: Totals(row["total"], row["completed"], row["us"]) for row in rows}
     return {tenant: total for tenant, total in totals.items() if any(total)}
-
-
-assert HOUR_S % FINE_BUCKET_S == 0
