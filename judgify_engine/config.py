@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from judgify_engine import resources
+from judgify_engine.core.samples import Windows
 from judgify_engine.errors import SettingsError
 from judgify_engine.units import KIB, MIB
 
@@ -124,7 +125,20 @@ class KeepConfig(Section, frozen=True):
     idempotency_days: Annotated[int, Meta(ge=1, le=3650)] = 7
     """How long an `Idempotency-Key` is remembered."""
     live_hours: Annotated[int, Meta(ge=6, le=8760)] = 24
-    """How long the fine buckets (5 s) behind the live charts are kept; hourly ones are kept for ever."""
+    """How long the buckets of 5 seconds behind the live charts are kept."""
+
+
+class MetricsConfig(Section, frozen=True):
+    """Where the rollups are kept, and for how long."""
+
+    database_url: str = ""
+    """A PostgreSQL of their own, with or without TimescaleDB; empty: the database that holds the judgments."""
+    timescale: Literal["auto", "off"] = "auto"
+    """Use TimescaleDB where the server has it. Decided when the tables are made."""
+    keep_days: Annotated[int, Meta(ge=8, le=36_500)] = 365
+    """How long samples and buckets of 5 minutes are kept; buckets of an hour are kept for ever."""
+    compress_after_days: Annotated[int, Meta(ge=1, le=36_500)] = 7
+    """With TimescaleDB: when samples are compressed."""
 
 
 class LogConfig(Section, frozen=True):
@@ -159,6 +173,7 @@ class Config(Section, frozen=True):
     live: LiveConfig = LiveConfig()
     reconcile: ReconcileConfig = ReconcileConfig()
     keep: KeepConfig = KeepConfig()
+    metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
     seed: SeedConfig = SeedConfig()
 
@@ -167,9 +182,15 @@ class Config(Section, frozen=True):
         """Whether this process brings its own PostgreSQL."""
         return not self.database.url
 
+    @property
+    def windows(self) -> Windows:
+        """How long the narrow buckets are kept."""
+        return Windows(self.keep.live_hours * 3600, self.metrics.keep_days * 86_400)
+
 
 SHORT = {
     "JUDGIFY_DATABASE_URL": ("database", "url"),
+    "JUDGIFY_METRICS_DATABASE_URL": ("metrics", "database_url"),
     "JUDGIFY_HOST": ("http", "host"),
     "JUDGIFY_PORT": ("http", "port"),
     "JUDGIFY_WORKERS": ("workers",),

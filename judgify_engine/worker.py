@@ -13,7 +13,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import uvloop
 from aiohttp import web
 
@@ -45,11 +44,11 @@ from judgify_engine.pipeline.reconcile_loop import ReconcileLoop
 from judgify_engine.pipeline.registry import WorkflowRegistry
 from judgify_engine.pipeline.repair_loop import RepairLoop
 from judgify_engine.seed import seed_workflows
-from judgify_engine.store import migrate, upkeep
+from judgify_engine.store import metrics_upkeep, migrate, upkeep
 from judgify_engine.store.copy_writer import CopyWriter
 from judgify_engine.store.embedded import EmbeddedPostgres
 from judgify_engine.store.judgments import JudgmentReader
-from judgify_engine.store.pool import AWAY, Database
+from judgify_engine.store.pool import Database
 from judgify_engine.store.reconcile import Books
 from judgify_engine.store.repair import RepairStore
 from judgify_engine.store.snapshots import SnapshotReader
@@ -114,7 +113,9 @@ class Worker:
         if interrupts.requested():
             return
         database = Database(self._dsn, self._config)
-        preparing = loop.create_task(self._prepare(database), name="prepare")
+        apart = self._config.metrics.database_url
+        rollups = Database(apart, self._config) if apart else database
+        preparing = loop.create_task(self._prepare(database, rollups), name="prepare")
         stopped = loop.create_task(stop.wait(), name="stop")
         await asyncio.wait((preparing, stopped), return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
@@ -124,32 +125,26 @@ class Worker:
                 await asyncio.wait((preparing,))
             else:
                 code = await preparing
-                await self._run_parts(database, code, stop, companion)
+                await self._run_parts(database, rollups, code, stop, companion)
         finally:
+            await rollups.close()
             await database.close()
 
-    async def _prepare(self, database: Database) -> str | None:
+    async def _prepare(self, database: Database, rollups: Database) -> str | None:
         """Tables, partitions, seed. Returns the page's one-time code, if the profile gives one."""
-        try:
-            connection = await database.connect()
-        except ValueError:  # its text may quote a part of the password
-            raise StartupError("the database URL is not valid; special characters in the password are written as %XX") from None
-        except (*AWAY, asyncpg.PostgresError) as error:
-            raise StartupError(f"cannot reach the database: {error or type(error).__name__}") from error
-        try:
-            await migrate.migrate(connection)
-        except asyncpg.PostgresError as error:
-            raise StartupError(f"the database cannot be prepared: {error}") from error
-        finally:
-            connection.terminate()
-        await database.open()
+        await migrate.prepare(database, rollups, self._config.metrics)
+        for one in {database, rollups}:
+            await one.open()
         await upkeep.once(database, self._config.keep)
+        await metrics_upkeep.once(rollups, self._config)
         seed = self._config.seed
         if seed.workflows:
             await seed_workflows(WorkflowStore(database), seed.tenant, seed.workflows)
         return await TokenStore(database).make_code(seed.tenant) if seed.page_code else None
 
-    async def _run_parts(self, database: Database, code: str | None, stop: asyncio.Event, companion: Companion | None) -> None:
+    async def _run_parts(
+        self, database: Database, rollups: Database, code: str | None, stop: asyncio.Event, companion: Companion | None
+    ) -> None:
         config, metrics = self._config, self._metrics
         holder: Holder
 
@@ -157,11 +152,11 @@ class Worker:
             return holder.follows
 
         registry = WorkflowRegistry(WorkflowStore(database), follows)
-        hub = Hub(SnapshotReader(database, config.change.slot), follows, config.live, metrics)
-        books = Books(database, config.change.slot, config.keep.live_hours)
+        hub = Hub(SnapshotReader(rollups, config.change.slot), follows, config.live, metrics)
+        books = Books(database, rollups, config.change.slot, config.keep.live_hours)
         reconcile = ReconcileLoop(books, lambda: holder.holding, config.reconcile, metrics)
-        holder = Holder(database, (registry, hub, reconcile), config.change, config.keep.live_hours, metrics, registry.forget)
-        repairs = RepairStore(database, config.change.slot, config.keep.live_hours, holder.snapshot)
+        holder = Holder(database, rollups, (registry, hub, reconcile), config.change, config.windows, metrics, registry.forget)
+        repairs = RepairStore(database, rollups, config.change.slot, config.windows, holder.snapshot)
 
         def repaired(start_s: int, end_s: int) -> None:
             hub.reload()
@@ -172,18 +167,20 @@ class Worker:
         writer = CopyWriter(database, metrics, config.http.request_timeout_s)
         batches = [BatchLoop(queue, writer, config.batch, metrics, config.http.request_timeout_s) for queue in queues]
         admission = Admission(config.http)
-        dashboards, direct, routes = self._routes(database, registry, hub, holder, queues, admission)
+        dashboards, direct, routes = self._routes(database, rollups, registry, hub, holder, queues, admission)
         metrics.gauges.append(lambda: _gauges(queues, batches, admission, hub, database))
         metrics.gauges.append(lambda: _verified(holder, reconcile))
         async with asyncio.TaskGroup() as tasks:
             for queue, batch in zip(queues, batches, strict=True):
                 tasks.create_task(batch.run(), name=f"batch-{queue.partition}")
-            tasks.create_task(database.watch(stop), name="database-watch")
+            for one in {database, rollups}:
+                tasks.create_task(one.watch(stop), name="database-watch")
             tasks.create_task(holder.run(stop), name="holder")
             tasks.create_task(hub.run(stop), name="hub")
             tasks.create_task(reconcile.run(stop), name="reconcile")
             tasks.create_task(repair.run(stop), name="repair")
             tasks.create_task(upkeep.run(database, config.keep, stop), name="upkeep")
+            tasks.create_task(metrics_upkeep.run(rollups, config, stop), name="metrics-upkeep")
             tasks.create_task(loop_lag.measure(metrics, stop), name="loop-lag")
             tasks.create_task(self._keep_postgres(stop), name="postgres")
             runner = web.AppRunner(build_app(routes, config.http, metrics), handle_signals=False, shutdown_timeout=1.0)
@@ -215,6 +212,7 @@ class Worker:
     def _routes(
         self,
         database: Database,
+        rollups: Database,
         registry: WorkflowRegistry,
         hub: Hub,
         holder: Holder,
@@ -242,7 +240,7 @@ class Worker:
         direct = Direct(judging, access, admission, available, EXECUTE_PATH, metrics)
         groups = (
             JudgmentRoutes(judging, reader, access, admission, available, metrics),
-            SummaryRoutes(SummaryReader(database, config.change.slot), access),
+            SummaryRoutes(SummaryReader(rollups, config.change.slot), access),
             WorkflowRoutes(WorkflowStore(database), registry, access, admission),
             operate,
             dashboards,

@@ -14,12 +14,15 @@ import asyncpg
 
 from judgify_engine.cdc.replication import Replication
 from judgify_engine.config import ChangeConfig
+from judgify_engine.core.samples import Windows
 from judgify_engine.errors import Corrupt, JudgifyError
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.change_loop import ChangeLoop
 from judgify_engine.pipeline.ports import ChangeSink
 from judgify_engine.store.pool import AWAY, Database
+from judgify_engine.store.repair import rebuild, session
 from judgify_engine.store.rollup_writer import RollupStore
+from judgify_engine.store.tracking import read_tracking
 from judgify_engine.units import Position
 
 log = logging.getLogger(__name__)
@@ -34,16 +37,20 @@ class Holder:
 
     def __init__(
         self,
-        database: Database,
+        judgments: Database,
+        rollups: Database,
         sinks: Sequence[ChangeSink],
         config: ChangeConfig,
-        live_hours: int,
+        windows: Windows,
         metrics: Metrics,
         began: Callable[[], None],
     ) -> None:
-        """`began` is called when this process starts to hear of changes; it may have missed some before."""
-        self._database, self._sinks, self._config, self._metrics = database, sinks, config, metrics
-        self._live_hours, self._began = live_hours, began
+        """`judgments` has the log, `rollups` what is made of it; they may be one.
+
+        `began` is called when this process starts to hear of changes; it may have missed some before.
+        """
+        self._judgments, self._rollups, self._sinks = judgments, rollups, sinks
+        self._config, self._metrics, self._windows, self._began = config, metrics, windows, began
         self.holding = False
         """This process reads the log."""
         self._changes: ChangeLoop | None = None
@@ -65,7 +72,7 @@ class Holder:
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[tuple[int, str]]:
         """A snapshot of the database and its exact place in the log, until it is left. Raises DatabaseUnavailable."""
-        session = Replication(self._database.dsn)
+        session = Replication(self._judgments.dsn)
         try:
             await session.connect()
             yield await session.borrow_snapshot(f"{self._config.slot[:55]}_repair")
@@ -115,37 +122,36 @@ class Holder:
 
     async def _session(self) -> None:
         """One try: returns at once when another process holds the slot, raises when the stream ends."""
-        stream = Replication(self._database.dsn)
+        stream = Replication(self._judgments.dsn)
         try:
             await stream.connect()
             if not await stream.take_lock():
                 return
-            connection = await self._database.connect()
-            try:
-                store = RollupStore(connection, self._config.slot)
+            async with session(self._rollups) as connection:
+                store = RollupStore(connection, self._config.slot, self._windows)
                 applied = await self._ensure_slot(stream, store, connection)
+                tracking = await read_tracking(self._judgments)
                 await stream.start(self._config.slot, PUBLICATION)
                 log.info("reading the log", extra={"slot": self._config.slot, "position": str(applied)})
                 self.holding, self.trouble = True, ""
                 self._began()
                 self._metrics.slot_held = 1
-                self._changes = ChangeLoop(stream, store, self._sinks, applied, self._config, self._metrics)
+                self._changes = ChangeLoop(stream, store, self._sinks, applied, tracking, self._config, self._metrics)
                 await self._changes.run()
-            finally:
-                connection.terminate()
         finally:
             stream.close()
 
     async def _ensure_slot(
-        self, stream: Replication, store: RollupStore, connection: "asyncpg.Connection[asyncpg.Record]"
+        self, stream: Replication, store: RollupStore, rollups: "asyncpg.Connection[asyncpg.Record]"
     ) -> Position:
         """The position to go on from; makes slot and rollups anew where they do not belong together."""
         slot = self._config.slot
-        row = await connection.fetchrow(
-            "SELECT plugin, wal_status, active_pid, database = current_database() AS ours FROM pg_replication_slots"
-            " WHERE slot_name = $1",
-            slot,
-        )
+        async with self._judgments.query() as connection:
+            row = await connection.fetchrow(
+                "SELECT plugin, wal_status, active_pid, database = current_database() AS ours FROM pg_replication_slots"
+                " WHERE slot_name = $1",
+                slot,
+            )
         position = None if self._start_over else await store.position()
         if row is not None and row["ours"] and row["plugin"] == "pgoutput" and row["wal_status"] != "lost" and position:
             return position
@@ -157,8 +163,10 @@ class Holder:
         )
         await store.forget_position()
         if row is not None:
-            await connection.execute("SELECT pg_drop_replication_slot($1)", slot)
+            async with self._judgments.query() as connection:
+                await connection.execute("SELECT pg_drop_replication_slot($1)", slot)
         consistent_lsn, snapshot = await stream.create_slot(slot)
-        position = await store.rebuild(snapshot, consistent_lsn, self._live_hours)
+        position = Position(consistent_lsn, -1)
+        await rebuild(self._judgments, snapshot, rollups, slot, position, self._windows)
         self._start_over = False
         return position

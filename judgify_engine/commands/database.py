@@ -1,15 +1,13 @@
 """A database for commands that need it for a moment: the one named, or the embedded one, running or not."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import asyncpg
 
 from judgify_engine.config import Config
-from judgify_engine.errors import StartupError
 from judgify_engine.store import migrate
 from judgify_engine.store.embedded import EmbeddedPostgres, dsn_of
 from judgify_engine.store.pool import AWAY, Database
@@ -17,8 +15,15 @@ from judgify_engine.store.pool import AWAY, Database
 T = TypeVar("T")
 
 
-def with_database(config: Config, work: Callable[[Database], Awaitable[T]]) -> T:
-    """Run `work` with a migrated database. An embedded server that does not run is started for the time being.
+class Databases(NamedTuple):
+    """The judgments and the rollups; they may be one."""
+
+    judgments: Database
+    rollups: Database
+
+
+def with_databases(config: Config, work: Callable[[Databases], Awaitable[T]]) -> T:
+    """Run `work` with migrated databases. An embedded server that does not run is started for the time being.
 
     Raises StartupError when the database cannot be reached.
     """
@@ -43,28 +48,19 @@ async def _answers(dsn: str) -> bool:
     return True
 
 
-async def _run(dsn: str, config: Config, work: Callable[[Database], Awaitable[T]]) -> T:
-    async with opened(dsn, config) as database:
-        connection = await database.connect()
-        try:
-            await migrate.migrate(connection)
-        finally:
-            await connection.close()
-        return await work(database)
-
-
-@contextlib.asynccontextmanager
-async def opened(dsn: str, config: Config) -> AsyncIterator[Database]:
-    """The pools, closed at the end. Raises StartupError when PostgreSQL cannot be reached."""
-    database = Database(dsn, config)
+async def _run(dsn: str, config: Config, work: Callable[[Databases], Awaitable[T]]) -> T:
+    judgments = Database(dsn, config)
+    rollups = Database(config.metrics.database_url, config) if config.metrics.database_url else judgments
+    await migrate.prepare(judgments, rollups, config.metrics)
     try:
-        (await database.connect()).terminate()
-    except ValueError:  # its text may quote a part of the password
-        raise StartupError("the database URL is not valid; special characters in the password are written as %XX") from None
-    except (*AWAY, asyncpg.PostgresError) as error:
-        raise StartupError(f"cannot reach the database: {error or type(error).__name__}") from error
-    await database.open()
-    try:
-        yield database
+        for database in {judgments, rollups}:
+            await database.open()
+        return await work(Databases(judgments, rollups))
     finally:
-        await database.close()
+        for database in {judgments, rollups}:
+            await database.close()
+
+
+def with_database(config: Config, work: Callable[[Database], Awaitable[T]]) -> T:
+    """As `with_databases`, for work on the judgments alone."""
+    return with_databases(config, lambda both: work(both.judgments))

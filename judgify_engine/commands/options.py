@@ -7,7 +7,7 @@ from typing import Any
 
 from judgify_engine import config
 from judgify_engine.core.reconcile import EARLIEST_S
-from judgify_engine.core.rollup import HOUR_S
+from judgify_engine.core.samples import HOUR_S
 from judgify_engine.errors import SettingsError
 
 

@@ -5,13 +5,12 @@ import asyncio
 import time
 from datetime import UTC, datetime
 
-from judgify_engine.commands.database import with_database
+from judgify_engine.commands.database import Databases, with_databases
 from judgify_engine.commands.options import add_range, add_settings, range_of, settings
 from judgify_engine.config import Config
-from judgify_engine.core.rollup import HOUR_S
+from judgify_engine.core.samples import HOUR_S
 from judgify_engine.errors import JudgifyError
 from judgify_engine.observe import logs
-from judgify_engine.store.pool import Database
 from judgify_engine.store.repair import RepairRequests
 
 POLL_S = 0.3
@@ -29,17 +28,17 @@ def run(args: argparse.Namespace) -> int:
     start_s, end_s = range_of(args)
     logs.configure("console", "warning")
     bounds = [datetime.fromtimestamp(second, UTC) for second in (start_s - start_s % HOUR_S, end_s + -end_s % HOUR_S)]
-    return with_database(config, lambda database: _rebuild(database, config, bounds[0], bounds[1], args.timeout))
+    return with_databases(config, lambda databases: _rebuild(databases, config, bounds[0], bounds[1], args.timeout))
 
 
-async def _rebuild(database: Database, config: Config, start: datetime, end: datetime, timeout_s: float) -> int:
-    async with database.query() as connection:
+async def _rebuild(databases: Databases, config: Config, start: datetime, end: datetime, timeout_s: float) -> int:
+    async with databases.judgments.query() as connection:
         active = await connection.fetchval(
             "SELECT active FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database()", config.change.slot
         )
     if not active:
         raise JudgifyError("no engine reads the log of this database; start one, it does the work")
-    store = RepairRequests(database, config.change.slot)
+    store = RepairRequests(databases.rollups, config.change.slot)
     number = await store.ask(start, end)
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:

@@ -16,12 +16,14 @@ from judgify_engine.store.embedded import dsn_of
 from judgify_engine.store.pool import AWAY
 
 TIMEOUT_S = 5.0
-_FACTS = """
-SELECT (SELECT count(*) FROM judgment_executions) AS stored,
-       (SELECT coalesce(sum(total_executions), 0)::bigint FROM judgment_metrics_hourly) AS rolled_up,
-       (SELECT commit_lsn::text FROM cdc_positions WHERE slot_name = $1) AS position,
+_STORED = """
+SELECT (SELECT count(*) FROM judgment_executions),
        (SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint FROM pg_replication_slots
-         WHERE slot_name = $1) AS lag
+         WHERE slot_name = $1)
+"""
+_ROLLED_UP = """
+SELECT (SELECT coalesce(sum(total_executions), 0)::bigint FROM judgment_metrics_total),
+       (SELECT commit_lsn::text FROM cdc_positions WHERE slot_name = $1)
 """
 
 
@@ -61,17 +63,21 @@ async def _database(config: Config) -> int:
     dsn = dsn_of(Path(config.data_dir)) if embedded else config.database.url
     print(f"database  {dsn if embedded else 'JUDGIFY_DATABASE_URL'}")
     try:
-        connection = await asyncpg.connect(dsn, timeout=TIMEOUT_S)
+        stored, lag = await _ask(dsn, _STORED, config.change.slot)
+        rolled_up, position = await _ask(config.metrics.database_url or dsn, _ROLLED_UP, config.change.slot)
     except (*AWAY, asyncpg.PostgresError) as error:
-        print(f"          no answer: {error or type(error).__name__}")
+        if isinstance(error, asyncpg.UndefinedTableError):
+            error = asyncpg.PostgresError("has no tables yet; run `judgify-engine migrate`")
+        print(f"          {error or type(error).__name__}")
         return 1
+    print(f"judgments {stored} stored, {rolled_up} rolled up")
+    print(f"log       rolled up to {position or 'nothing'}, {lag if lag is not None else '?'} bytes to go")
+    return 0 if stored == rolled_up else 1
+
+
+async def _ask(dsn: str, sql: str, slot: str) -> Any:
+    connection = await asyncpg.connect(dsn, timeout=TIMEOUT_S)
     try:
-        row = await connection.fetchrow(_FACTS, config.change.slot, timeout=60)
-    except asyncpg.UndefinedTableError:
-        print("          has no tables yet; run `judgify-engine migrate`")
-        return 1
+        return await connection.fetchrow(sql, slot, timeout=60)
     finally:
         await connection.close()
-    print(f"judgments {row['stored']} stored, {row['rolled_up']} rolled up")
-    print(f"log       rolled up to {row['position'] or 'nothing'}, {row['lag'] if row['lag'] is not None else '?'} bytes to go")
-    return 0 if row["stored"] == row["rolled_up"] else 1

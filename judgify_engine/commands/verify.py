@@ -5,13 +5,12 @@ import asyncio
 import time
 from datetime import UTC, datetime
 
-from judgify_engine.commands.database import with_database
+from judgify_engine.commands.database import Databases, with_databases
 from judgify_engine.commands.options import add_range, add_settings, range_of, settings
 from judgify_engine.config import Config
 from judgify_engine.core.reconcile import Difference, next_width_s, slice_end, whole_hours
-from judgify_engine.core.rollup import HOUR_S
+from judgify_engine.core.samples import HOUR_S
 from judgify_engine.observe import logs
-from judgify_engine.store.pool import Database
 from judgify_engine.store.reconcile import Books
 
 TRIES = 5
@@ -28,11 +27,11 @@ def run(args: argparse.Namespace) -> int:
     config = settings(args)
     start_s, end_s = range_of(args)
     logs.configure("console", "warning")
-    return with_database(config, lambda database: _verify(database, config, start_s, end_s))
+    return with_databases(config, lambda databases: _verify(databases, config, start_s, end_s))
 
 
-async def _verify(database: Database, config: Config, start_s: int, end_s: int) -> int:
-    books = Books(database, config.change.slot, config.keep.live_hours)
+async def _verify(databases: Databases, config: Config, start_s: int, end_s: int) -> int:
+    books = Books(*databases, config.change.slot, config.keep.live_hours)
     rows, width_s, found = 0, HOUR_S, list[Difference]()
     place_s = start_s
     while place_s < (ready_s := min(end_s, int(time.time() - SETTLE_S))):

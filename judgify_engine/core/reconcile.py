@@ -6,13 +6,13 @@ Times are Unix seconds. Slices begin and end at whole fine buckets while those a
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from judgify_engine.core.rollup import FINE_BUCKET_S, HOUR_S
+from judgify_engine.core.samples import HOUR_S, LIVE_S
 
 EARLIEST_S = 946_684_800
 """2000-01-01: what the table allows as the earliest `created_at`."""
 TARGET_ROWS = 50_000
 """Rows of the table that one slice should read: some 20 ms of PostgreSQL's time."""
-SHORTEST_S, LONGEST_S = FINE_BUCKET_S, 30 * 86_400
+SHORTEST_S, LONGEST_S = LIVE_S, 30 * 86_400
 
 
 class Totals(NamedTuple):
@@ -49,8 +49,8 @@ def slice_end(start_s: int, width_s: int, next_rows_s: int | None, fine_from_s: 
     `next_rows_s`: the next hour with rollups (None: there is none); the empty time before it is one slice. `fine_from_s`: since
     when fine buckets are kept. `now_s`: up to where everything may be compared.
     """
-    last_s = now_s - now_s % FINE_BUCKET_S
-    unit_s = FINE_BUCKET_S
+    last_s = now_s - now_s % LIVE_S
+    unit_s = LIVE_S
     if start_s < fine_from_s:
         last_s, unit_s = min(fine_from_s, last_s - last_s % HOUR_S), HOUR_S
     if next_rows_s is None or next_rows_s >= last_s:

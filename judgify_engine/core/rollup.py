@@ -2,23 +2,25 @@
 
 Changes are added, not results replaced, so a delta may be applied once only; that is the rollup writer's promise (it
 commits the position with the delta). An update takes the old row back and adds the new one; a delete takes it back.
+
+While changes come in, values are only counted (value to how often); all else is derived once, when the delta is whole.
 """
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import msgspec
 
-from judgify_engine.core.histogram import bucket_of
 from judgify_engine.core.model import Change
+from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, HOUR_S, LIVE_S, Sample, SampleKey, sample_of
+from judgify_engine.core.tracking import Tracking, tracked_time_us
 from judgify_engine.errors import Corrupt
 from judgify_engine.units import START, Position
 
-FINE_BUCKET_S = 5
-HOUR_S = 3600
 RESULT_CHARS = 64
 REMEMBERED_CHARS = 1024
-FAILED = "failed"
+COMPLETED, FAILED = "completed", "failed"
+UNTRACKED = Tracking()
 
 
 class Sums(msgspec.Struct):
@@ -32,7 +34,7 @@ class Sums(msgspec.Struct):
     execution_time_us: int = 0
     confidence_ppm: int = 0
     histogram: dict[int, int] = {}
-    """Bucket of the execution time to count."""
+    """Slot of the execution time to count."""
 
     def add(self, other: "Sums") -> None:
         self.total += other.total
@@ -43,26 +45,35 @@ class Sums(msgspec.Struct):
         self.execution_time_us += other.execution_time_us
         self.confidence_ppm += other.confidence_ppm
         histogram = self.histogram
-        for bucket, count in other.histogram.items():
-            histogram[bucket] = histogram.get(bucket, 0) + count
+        for slot, count in other.histogram.items():
+            histogram[slot] = histogram.get(slot, 0) + count
 
 
 SecondKey = tuple[str, str, int, str]
 """tenant, workflow, second (Unix) of creation, status."""
+_Values = dict[int, int]
+"""Value to how often it came, less how often it was taken back."""
 
 
 class Delta:
-    """What a run of changes adds, by second: all after the position `base`, up to `position`."""
+    """What a run of changes adds: all after the position `base`, up to `position`."""
 
-    def __init__(self, base: Position = START) -> None:
+    def __init__(self, base: Position = START, tracking: Tracking = UNTRACKED, window: tuple[int, int] | None = None) -> None:
+        """`window`: count only what belongs to these Unix seconds, start included and end not."""
         self.base = base
         self.position: Position = START
         self.changes = 0
+        self.last_commit_us = 0
         self.truncated = False
         """The table was emptied in this run: the rollups start again from nothing before the sums are added."""
-        self.sums: dict[SecondKey, Sums] = {}
+        self.taken_back: set[int] = set()
+        """Hours (Unix) of which values were taken back: their smallest and largest may be gone."""
         self.results: dict[tuple[str, str, int, str], int] = {}
         """tenant, workflow, hour (Unix), result -> count."""
+        self._tracking, self._window = tracking, window
+        # (tenant, workflow, second, method, status) to execution times in µs and confidences in millionths.
+        self._judged: dict[tuple[str, str, int, str, str], tuple[_Values, _Values]] = {}
+        self._tracked: dict[SampleKey, _Values] = {}
 
     def add(self, change: Change) -> None:
         """Add one change of `judgment_executions`."""
@@ -71,63 +82,129 @@ class Delta:
         self.note(change)
         if change.old is None and change.new is None:
             self.truncated = True
-            self.sums.clear()
+            self._judged.clear()
+            self._tracked.clear()
             self.results.clear()
+            self.taken_back.clear()
             return
         if change.new is not None:
             self._add_row(change.new, 1)
         if change.old is not None:
             self._add_row(change.old, -1)
 
+    @property
+    def holds_something(self) -> bool:
+        """Whether anything was counted."""
+        return self.truncated or bool(self._judged or self._tracked)
+
     def note(self, change: Change) -> None:
         """Count a change of any table: the position moves past it."""
         self.position = change.position
+        self.last_commit_us = change.commit_time_us
         self.changes += 1
 
     def _add_row(self, row: dict[str, Any], sign: int) -> None:
-        tenant, workflow, status = row["tenant_id"], row["workflow_id"], row["status"]
-        second = row["created_at"] // 1_000_000
-        key = (tenant, workflow, second, status)
-        sums = self.sums.get(key)
-        if sums is None:
-            sums = self.sums[key] = Sums(histogram={})
-        sums.total += sign
-        if status != "completed":
-            sums.failed += sign
-        method = row["method_used"]
-        if method == "rule":
-            sums.rule += sign
-        elif method == "llm":
-            sums.llm += sign
-        else:
-            sums.hybrid += sign
-        # The same rounding as PostgreSQL's round(double precision): half to even.
-        time_us = round(row["execution_time_ms"] * 1000)
-        sums.execution_time_us += sign * time_us
-        sums.confidence_ppm += sign * round(row["confidence_score"] * 1_000_000)
-        bucket = bucket_of(time_us)
-        sums.histogram[bucket] = sums.histogram.get(bucket, 0) + sign
-        result = FAILED if status != "completed" else result_name(row["final_result"])
-        result_key = (tenant, workflow, second - second % HOUR_S, result)
-        self.results[result_key] = self.results.get(result_key, 0) + sign
+        tenant, workflow, created_us = row["tenant_id"], row["workflow_id"], row["created_at"]
+        method, status = row["method_used"], row["status"]
+        second = created_us // 1_000_000
+        window = self._window
+        if window is None or window[0] <= second < window[1]:
+            key = (tenant, workflow, second, method, status)
+            judged = self._judged.get(key)
+            if judged is None:
+                judged = self._judged[key] = ({}, {})
+            times, confidences = judged
+            # The same rounding as PostgreSQL's round(double precision): half to even.
+            time_us = round(row["execution_time_ms"] * 1000)
+            times[time_us] = times.get(time_us, 0) + sign
+            confidence = round(row["confidence_score"] * 1_000_000)
+            confidences[confidence] = confidences.get(confidence, 0) + sign
+            result = result_name(row["final_result"]) if status == COMPLETED else FAILED
+            result_key = (tenant, workflow, second - second % HOUR_S, result)
+            self.results[result_key] = self.results.get(result_key, 0) + sign
+            if sign < 0:
+                self.taken_back.add(second - second % HOUR_S)
+        fields = self._tracking.of(tenant, workflow, row["workflow_version"], created_us)
+        if fields is not None:
+            second = tracked_time_us(row["occurred_at"], created_us) // 1_000_000
+            if window is None or window[0] <= second < window[1]:
+                for metric, value in fields.values(row["input_data"]):
+                    sample_key = (tenant, workflow, metric, second - second % LIVE_S, method, status)
+                    values = self._tracked.setdefault(sample_key, {})
+                    values[value] = values.get(value, 0) + sign
+                if sign < 0:
+                    self.taken_back.add(second - second % HOUR_S)
 
     def merge(self, other: "Delta") -> None:
-        """Add the sums of another delta; the position stays."""
-        for key, sums in other.sums.items():
-            self.sums.setdefault(key, Sums(histogram={})).add(sums)
+        """Add what another delta counted; the position stays."""
+        for key, (times, confidences) in other._judged.items():
+            mine = self._judged.setdefault(key, ({}, {}))
+            _add_values(mine[0], times)
+            _add_values(mine[1], confidences)
+        for sample_key, values in other._tracked.items():
+            _add_values(self._tracked.setdefault(sample_key, {}), values)
         for result_key, count in other.results.items():
             self.results[result_key] = self.results.get(result_key, 0) + count
+        self.taken_back |= other.taken_back
+        self.last_commit_us = max(self.last_commit_us, other.last_commit_us)
 
-    def by(self, width_s: int) -> dict[SecondKey, Sums]:
-        """The sums in buckets of `width_s` seconds instead of one."""
-        wider: dict[SecondKey, Sums] = {}
-        for (tenant, workflow, second, status), sums in self.sums.items():
-            key = (tenant, workflow, second - second % width_s, status)
+    @cached_property
+    def samples(self) -> dict[SampleKey, Sample]:
+        """All values as samples in the narrowest buckets. Only when all is added."""
+        found: dict[SampleKey, Sample] = {}
+        for (tenant, workflow, second, method, status), (times, confidences) in self._judged.items():
+            bucket, failed = second - second % LIVE_S, status != COMPLETED
+            for metric, values, scale in ((EXECUTION_TIME, times, 1000), (CONFIDENCE, confidences, 1)):
+                _add_sample(found, (tenant, workflow, metric, bucket, method, status), sample_of(values, scale, failed))
+        for key, values in self._tracked.items():
+            _add_sample(found, key, sample_of(values, 1, key[5] != COMPLETED))
+        return found
+
+    @cached_property
+    def sums(self) -> dict[SecondKey, Sums]:
+        """The sums over judgments by second. Only when all is added."""
+        found: dict[SecondKey, Sums] = {}
+        for (tenant, workflow, second, method, status), (times, confidences) in self._judged.items():
+            sums = found.get((tenant, workflow, second, status))
+            if sums is None:
+                sums = found[tenant, workflow, second, status] = Sums(histogram={})
+            sample = sample_of(times, 1000, status != COMPLETED)
+            sums.total += sample.count
+            sums.failed += sample.failed
+            if method == "rule":
+                sums.rule += sample.count
+            elif method == "llm":
+                sums.llm += sample.count
+            else:
+                sums.hybrid += sample.count
+            sums.execution_time_us += sample.sum // 1000
+            sums.confidence_ppm += sum(value * times for value, times in confidences.items())
+            _add_values(sums.histogram, sample.histogram)
+        return found
+
+    def by(self, width_s: int) -> dict[tuple[str, str, int], Sums]:
+        """The sums by tenant, workflow and bucket of `width_s` seconds."""
+        wider: dict[tuple[str, str, int], Sums] = {}
+        for (tenant, workflow, second, _status), sums in self.sums.items():
+            key = (tenant, workflow, second - second % width_s)
             known = wider.get(key)
             if known is None:
                 known = wider[key] = Sums(histogram={})
             known.add(sums)
         return wider
+
+
+def _add_values(into: _Values, values: _Values) -> None:
+    for value, times in values.items():
+        into[value] = into.get(value, 0) + times
+
+
+def _add_sample(into: dict[SampleKey, Sample], key: SampleKey, sample: Sample) -> None:
+    known = into.get(key)
+    if known is None:
+        into[key] = sample
+    else:
+        known.add(sample)
 
 
 class _Named(msgspec.Struct):

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from judgify_engine.core.histogram import quantile_us
-from judgify_engine.core.rollup import FINE_BUCKET_S, Delta, Sums
+from judgify_engine.core.histogram import MILLIONTHS, quantile
+from judgify_engine.core.rollup import Delta, Sums
+from judgify_engine.core.samples import LIVE_S
 from judgify_engine.units import Position
 
 BUCKETS_S = {"1h": 300, "6h": 1800, "24h": 3600, "7d": 21_600}
@@ -86,7 +87,7 @@ class ViewState:
         self.changed = True
         self._total.add(sums)
         self._seconds[second] += sums.total
-        bucket, fine = second - second % self._bucket_s, second - second % FINE_BUCKET_S
+        bucket, fine = second - second % self._bucket_s, second - second % LIVE_S
         _at(self._workflows, workflow).add(sums)
         self._changed_workflows.add(workflow)
         if bucket >= self._forgotten_chart:
@@ -166,7 +167,7 @@ class ViewState:
                     "response_time_chart": [[start, _mean_ms(s), _p95_ms(s)] for start, s in points],
                     "success_rate_chart": [[start, _success_rate(s)] for start, s in points],
                 },
-                "live_bucket_s": FINE_BUCKET_S,
+                "live_bucket_s": LIVE_S,
                 "live_window_s": LIVE_WINDOW_S,
                 "live": [
                     [start, s.total, s.failed, _mean_ms(s), _p95_ms(s)]
@@ -220,5 +221,5 @@ def _mean_ms(sums: Sums) -> float | None:
 
 
 def _p95_ms(sums: Sums) -> float | None:
-    value = quantile_us(sums.histogram, 0.95)
-    return None if value is None else round(value / 1000, 4)
+    value = quantile(sums.histogram, 0.95)
+    return None if value is None else round(value / MILLIONTHS, 4)

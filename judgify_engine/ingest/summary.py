@@ -59,7 +59,7 @@ def _period(span: Any) -> Period:
         successful_executions=span.successful,
         success_rate=round(span.successful / total, 6) if total else None,
         mean_response_time_ms=round(span.execution_time_us / 1000 / total, 4) if total else None,
-        mean_confidence=round(span.confidence_ppm / 1e6 / total, 6) if total and span.confidence_ppm is not None else None,
+        mean_confidence=round(span.confidence_ppm / 1e6 / total, 6) if total else None,
     )
     return Period(format_time(span.start), format_time(span.end), figures)
 

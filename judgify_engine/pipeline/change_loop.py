@@ -14,6 +14,7 @@ from typing import NamedTuple
 from judgify_engine.config import ChangeConfig
 from judgify_engine.core.model import Change
 from judgify_engine.core.rollup import Delta
+from judgify_engine.core.tracking import Tracking, tracked_names
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.ports import ChangeSink, ChangeSource, RollupWriter
 from judgify_engine.units import Position
@@ -34,6 +35,9 @@ WANTED: dict[str, frozenset[str] | None] = {
             "confidence_score",
             "final_result",
             "created_at",
+            "workflow_version",
+            "input_data",
+            "occurred_at",
         ]
     ),
     WORKFLOWS: None,
@@ -60,13 +64,15 @@ class ChangeLoop:
         writer: RollupWriter,
         sinks: Sequence[ChangeSink],
         applied: Position,
+        tracking: Tracking,
         config: ChangeConfig,
         metrics: Metrics,
     ) -> None:
         self._source, self._writer, self._sinks = source, writer, sinks
         self._config, self._metrics = config, metrics
         self._decoder = Decoder(WANTED)
-        self._delta = Delta(applied)
+        self.tracking = tracking
+        self._delta = Delta(applied, tracking)
         self._workflows: list[Change] = []
         self._gathering_since_s = 0.0
         self._confirmable_lsn = 0
@@ -125,7 +131,15 @@ class ChangeLoop:
             self._delta.note(change)
             if change.table == WORKFLOWS:
                 self._workflows.append(change)
+                self._learn(change)
         self._metrics.changes_decoded += 1
+
+    def _learn(self, change: Change) -> None:
+        """A new version of a workflow: what it tracks holds for the judgments after it."""
+        row = change.new
+        if row is not None:
+            fields = tracked_names(row["definition"])
+            self.tracking.learn(row["tenant_id"], row["workflow_id"], row["version"], row["updated_at"], fields)
 
     async def between(self, lsn: int, work: Callable[[Position], Awaitable[None]]) -> None:
         """Run `work` between two deltas, when all before `lsn` is rolled up; it gets the position that the rollups are at.
@@ -165,7 +179,7 @@ class ChangeLoop:
 
     async def _flush(self) -> None:
         delta, workflows = self._delta, self._workflows
-        self._delta, self._workflows = Delta(delta.position), []
+        self._delta, self._workflows = Delta(delta.position, self.tracking), []
         started_s = perf_counter()
         await self._writer.apply(delta)
         self._metrics.rollup.observe(perf_counter() - started_s)

@@ -15,7 +15,8 @@ from typing import Protocol
 from judgify_engine.config import ReconcileConfig
 from judgify_engine.core.model import Change
 from judgify_engine.core.reconcile import EARLIEST_S, Difference, hours_of, next_width_s, slice_end, whole_hours
-from judgify_engine.core.rollup import FINE_BUCKET_S, HOUR_S, Delta
+from judgify_engine.core.rollup import Delta
+from judgify_engine.core.samples import HOUR_S, LIVE_S
 from judgify_engine.errors import Overloaded, Unavailable
 from judgify_engine.observe.metrics import Metrics
 
@@ -148,7 +149,7 @@ class ReconcileLoop:
         if self._open and now_s - self._rechecked_at_s >= RECHECK_S:
             self._rechecked_at_s = now_s
             start_s, end_s = self._open[0]
-            await self._check(start_s, min(end_s, ready_s - ready_s % FINE_BUCKET_S), covered=(start_s, end_s))
+            await self._check(start_s, min(end_s, ready_s - ready_s % LIVE_S), covered=(start_s, end_s))
             return True
         if self._touched:
             hour_s = min(self._touched)
@@ -164,7 +165,7 @@ class ReconcileLoop:
         if end_s <= start_s:
             return await self._sweep()
         await self._advance(start_s, end_s)
-        return end_s < ready_s - FINE_BUCKET_S or await self._sweep()
+        return end_s < ready_s - LIVE_S or await self._sweep()
 
     async def _advance(self, start_s: int, end_s: int) -> None:
         """Compare the next slice. What changes in it from now on is touched behind the frontier."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from judgify_engine.core.model import Change
 from judgify_engine.core.rollup import Delta
+from judgify_engine.core.tracking import Tracking
 from judgify_engine.errors import JudgifyError, Overloaded, Unavailable
 from judgify_engine.pipeline.change_loop import ChangeLoop
 from judgify_engine.units import Position
@@ -45,27 +46,28 @@ class Repairs(Protocol):
 class Recorder:
     """What changes in a range, added up: by transaction until it is known from which on, then together."""
 
-    def __init__(self, start_s: int, end_s: int) -> None:
-        self._start_us, self._end_us = start_s * 1_000_000, end_s * 1_000_000
+    def __init__(self, start_s: int, end_s: int, tracking: Tracking) -> None:
+        self._window, self._tracking = (start_s, end_s), tracking
         self._waiting: dict[int, Delta] = {}
         self._from_lsn: int | None = None
-        self._delta = Delta()
+        self._delta = self._empty()
         self.truncated = False
 
     def __call__(self, change: Change) -> None:
         if change.old is None and change.new is None:
             self.truncated = True
-        old, new = self._within(change.old), self._within(change.new)
-        if old is None and new is None:
-            return
         lsn = change.position.lsn
-        if self._from_lsn is None:
-            self._waiting.setdefault(lsn, Delta()).add(change._replace(old=old, new=new))
-        elif lsn >= self._from_lsn:
-            self._delta.add(change._replace(old=old, new=new))
+        if self._from_lsn is not None:
+            if lsn >= self._from_lsn:
+                self._delta.add(change)
+            return
+        delta = self._waiting.get(lsn) or self._empty()
+        delta.add(change)
+        if delta.holds_something:
+            self._waiting[lsn] = delta
 
-    def _within(self, row: dict[str, Any] | None) -> dict[str, Any] | None:
-        return row if row and self._start_us <= row["created_at"] < self._end_us else None
+    def _empty(self) -> Delta:
+        return Delta(tracking=self._tracking, window=self._window)
 
     def begin_at(self, lsn: int) -> None:
         """Only what was committed from here on counts."""
@@ -122,7 +124,7 @@ class RepairLoop:
     async def _serve(self, changes: ChangeLoop, request: Request) -> None:
         facts = {"from_s": request.start_s, "to_s": request.end_s}
         log.info("hours are computed anew", extra=facts)
-        recorder = Recorder(request.start_s, request.end_s)
+        recorder = Recorder(request.start_s, request.end_s, changes.tracking)
         changes.recorder = recorder
         try:
             async with self._repairs.prepared(request, recorder.begin_at) as (lsn, prepared):

@@ -20,14 +20,14 @@ SELECT c.oid::regclass::text AS name FROM pg_class c LEFT JOIN pg_inherits i ON 
 """
 
 
-def months(now: datetime, ahead: int) -> list[tuple[str, datetime, datetime]]:
-    """(name, start, end) of the partition of `now` and of the `ahead` months after it, in UTC."""
+def months(now: datetime, ahead: int, table: str = TABLE) -> list[tuple[str, datetime, datetime]]:
+    """(name, start, end) of a table's partition of `now` and of the `ahead` months after it, in UTC."""
     result = []
     year, month = now.year, now.month
     for _ in range(ahead + 1):
         start = datetime(year, month, 1, tzinfo=UTC)
         year, month = (year + 1, 1) if month == 12 else (year, month + 1)
-        result.append((f"{TABLE}_{start:%Y_%m}", start, datetime(year, month, 1, tzinfo=UTC)))
+        result.append((f"{table}_{start:%Y_%m}", start, datetime(year, month, 1, tzinfo=UTC)))
     return result
 
 

@@ -1,83 +1,238 @@
-"""The rollups computed from the table by SQL: all of them, or a range of hours. What `core/rollup.Delta` adds up, in SQL."""
+"""The rollups computed from the table by SQL, all of them or a range of hours: what `core/rollup.Delta` adds up, in SQL.
 
-from datetime import datetime
-from typing import Any
+The judgments and the rollups may live in two databases, so what is computed there is streamed here (COPY out, COPY in) into
+tables of a session, from which the rollups are then replaced in one transaction.
+"""
 
-from judgify_engine.core.histogram import BOUNDS_US
-from judgify_engine.core.rollup import FINE_BUCKET_S
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
-TIMEOUT_S = 3600.0
-HOURLY = """tenant_id, workflow_id, hour, total_executions, successful_executions, rule_executions, llm_executions,
- hybrid_executions, execution_time_us_sum, confidence_ppm_sum, execution_time_histogram"""
-RESULTS = "tenant_id, workflow_id, hour, result, total_executions"
-FINE = "time, tenant_id, workflow_id, metric_name, dimensions, count, sum, histogram"
-TABLES = (
-    ("judgment_metrics_hourly", "hour", HOURLY, "new_hourly"),
-    ("judgment_results_hourly", "hour", RESULTS, "new_results"),
-    ("judgment_metrics_timeseries", "time", FINE, "new_fine"),
-)
-"""Each with its column of time, its columns that are not generated, and the table of a session that is to take its place."""
+from judgify_engine.core.histogram import LIMIT, slot_sql
+from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, FINE_S, LIVE_S, TRACKED_PREFIX, Windows
+
+TIMEOUT_S = 6 * 3600.0
+PIPE_CHUNKS = 16
+"""Chunks of a COPY on their way from one database to the other."""
+SUMS = """total_executions, successful_executions, rule_executions, llm_executions, hybrid_executions, execution_time_us_sum,
+ confidence_ppm_sum"""
+_TABLES = ("metrics_hourly", "results_hourly", "metrics_buckets", "metrics_timeseries")
 EMPTY = """
-DELETE FROM judgment_metrics_hourly; DELETE FROM judgment_results_hourly;
-DELETE FROM judgment_metrics_timeseries WHERE metric_name = 'execution_time_ms'
+DELETE FROM judgment_metrics_hourly; DELETE FROM judgment_results_hourly; DELETE FROM judgment_metrics_total;
+DELETE FROM judgment_results_total; DELETE FROM judgment_metrics_buckets; DELETE FROM judgment_metrics_timeseries
 """
-_BY_BUCKET = """
-  SELECT tenant_id, workflow_id, {time} AS bucket, status,
-         width_bucket(round(execution_time_ms * 1000)::bigint, $1::bigint[]) AS slot,
-         count(*) AS total, count(*) FILTER (WHERE method_used = 'rule') AS rule,
-         count(*) FILTER (WHERE method_used = 'llm') AS llm,
-         sum(round(execution_time_ms * 1000)::bigint)::bigint AS us,
-         sum(round(confidence_score * 1000000)::bigint)::bigint AS ppm
-    FROM judgment_executions WHERE {where} GROUP BY 1, 2, 3, 4, 5
+
+
+class Span(NamedTuple):
+    """Hours to compute, [start, end)."""
+
+    start: datetime
+    end: datetime
+
+
+ALL = Span(datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC))
+
+# A row for each group of judgments whose values fall into one bucket of time: what is `new_samples` below.
+_GROUPED = """
+SELECT tenant_id, workflow_id, metric, to_timestamp(bucket), method_used, status, sum(n)::bigint, sum(total), min(low),
+       max(high), array_agg(slot ORDER BY slot), array_agg(n ORDER BY slot)
+  FROM (SELECT tenant_id, workflow_id, metric, floor(extract(epoch FROM time) / {width_s})::bigint * {width_s} AS bucket,
+               method_used, status, {slot} AS slot, count(*) AS n, sum(v) AS total, min(v) AS low, max(v) AS high
+          FROM ({rows}) AS v(tenant_id, workflow_id, metric, time, method_used, status, v)
+         GROUP BY 1, 2, 3, 4, 5, 6, 7) AS by_slot
+ GROUP BY 1, 2, 3, 4, 5, 6
 """
-_FILL_HOURLY = f"""
-INSERT INTO {{into}} ({HOURLY})
-SELECT tenant_id, workflow_id, bucket, sum(total), coalesce(sum(total) FILTER (WHERE status = 'completed'), 0),
-       sum(rule), sum(llm), sum(total - rule - llm), sum(us), sum(ppm),
-       judgify_histogram_sum(array_fill(0::bigint, ARRAY[slot]) || total)
-  FROM ({_BY_BUCKET.replace("{time}", "date_trunc('hour', created_at, 'UTC')")}) AS by_bucket GROUP BY 1, 2, 3
+_JUDGED = f"""
+SELECT tenant_id, workflow_id, metric, created_at, method_used, status, v FROM judgment_executions
+ CROSS JOIN LATERAL (VALUES ('{EXECUTION_TIME}', round(execution_time_ms * 1000)::bigint * 1000),
+                            ('{CONFIDENCE}', round(confidence_score * 1000000)::bigint)) AS two(metric, v)
+ WHERE created_at >= {{start}} AND created_at < {{end}}
 """
-_FILL_RESULTS = f"""
-INSERT INTO {{into}} ({RESULTS})
+_TIMED = f"""
+SELECT tenant_id, workflow_id, '{EXECUTION_TIME}', created_at, method_used, status,
+       round(execution_time_ms * 1000)::bigint * 1000
+  FROM judgment_executions WHERE created_at >= {{start}} AND created_at < {{end}}
+"""
+# The fields that hold for a row: of its version, or, for a row without one, of the version that was current when it was
+# created. What is no number within the limit is NULL before it is cast.
+_TRACKED = f"""
+SELECT e.tenant_id, e.workflow_id, '{TRACKED_PREFIX}' || field, e.time, e.method_used, e.status,
+       round(number::double precision * 1000000)::bigint
+  FROM (SELECT *, CASE WHEN occurred_at >= '2000-01-01Z' AND occurred_at < '2200-01-01Z' THEN occurred_at ELSE created_at END
+                  AS time
+          FROM judgment_executions
+         WHERE (occurred_at >= {{start}} AND occurred_at < {{end}}) OR (created_at >= {{start}} AND created_at < {{end}})) AS e
+  JOIN (SELECT DISTINCT tenant_id, workflow_id FROM workflow_versions
+         WHERE jsonb_array_length(coalesce(definition -> 'track', '[]')) > 0) AS tracking USING (tenant_id, workflow_id)
+ CROSS JOIN LATERAL (
+       SELECT definition -> 'track' AS track FROM workflow_versions AS w
+        WHERE w.tenant_id = e.tenant_id AND w.workflow_id = e.workflow_id
+          AND CASE WHEN e.workflow_version > 0 THEN w.version <= e.workflow_version ELSE w.created_at <= e.created_at END
+        ORDER BY w.version DESC LIMIT 1) AS version
+ CROSS JOIN LATERAL jsonb_array_elements_text(coalesce(track, '[]')) AS field
+ CROSS JOIN LATERAL (
+       SELECT CASE WHEN jsonb_typeof(place) = 'number'
+                   THEN CASE WHEN abs(place::numeric) <= {LIMIT:.0f} THEN place::numeric END END AS number
+         FROM (SELECT e.input_data #> string_to_array(field, '.') AS place) AS p) AS value
+ WHERE number IS NOT NULL AND e.time >= {{start}} AND e.time < {{end}}
+"""
+_RESULTS = """
 SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC'),
        CASE WHEN status <> 'completed' THEN 'failed'
             WHEN jsonb_typeof(final_result -> 'verdict') = 'string' THEN left(final_result ->> 'verdict', 64) ELSE '' END,
        count(*)
-  FROM judgment_executions WHERE {{where}} GROUP BY 1, 2, 3, 4
+  FROM judgment_executions WHERE created_at >= {start} AND created_at < {end} GROUP BY 1, 2, 3, 4
 """
-_FINE_TIME = f"to_timestamp(floor(extract(epoch FROM created_at) / {FINE_BUCKET_S}) * {FINE_BUCKET_S})"
-_FILL_FINE = f"""
-INSERT INTO {{into}} ({FINE})
-SELECT bucket, tenant_id, workflow_id, 'execution_time_ms', jsonb_build_object('status', status), sum(total), sum(us),
-       judgify_histogram_sum(array_fill(0::bigint, ARRAY[slot]) || total)
-  FROM ({_BY_BUCKET.replace("{time}", _FINE_TIME)}) AS by_bucket GROUP BY bucket, tenant_id, workflow_id, status
+_SAMPLES = """(tenant_id text, workflow_id text, metric_name text, bucket timestamptz, method text, status text, count bigint,
+ sum numeric, low bigint, high bigint, slots integer[], counts bigint[])"""
+_NEW = f"""
+CREATE TEMP TABLE new_samples {_SAMPLES};
+CREATE TEMP TABLE new_live {_SAMPLES};
+CREATE TEMP TABLE new_results_hourly (LIKE judgment_results_hourly);
+CREATE TEMP TABLE new_metrics_hourly (LIKE judgment_metrics_hourly INCLUDING GENERATED);
+CREATE TEMP TABLE new_metrics_buckets (LIKE judgment_metrics_buckets);
+CREATE TEMP TABLE new_metrics_timeseries (LIKE judgment_metrics_timeseries);
 """
-_LIVE = "created_at > now() - make_interval(hours => {hours})"
+_FILL_HOURLY = f"""
+INSERT INTO new_metrics_hourly (tenant_id, workflow_id, hour, {SUMS})
+SELECT tenant_id, workflow_id, date_trunc('hour', bucket, 'UTC'), sum(count) FILTER (WHERE time),
+       coalesce(sum(count) FILTER (WHERE time AND status = 'completed'), 0),
+       coalesce(sum(count) FILTER (WHERE time AND method = 'rule'), 0),
+       coalesce(sum(count) FILTER (WHERE time AND method = 'llm'), 0),
+       coalesce(sum(count) FILTER (WHERE time AND method NOT IN ('rule', 'llm')), 0),
+       sum(sum) FILTER (WHERE time) / 1000, sum(sum) FILTER (WHERE NOT time)
+  FROM (SELECT *, metric_name = '{EXECUTION_TIME}' AS time FROM new_samples
+         WHERE metric_name IN ('{EXECUTION_TIME}', '{CONFIDENCE}')) AS judged GROUP BY 1, 2, 3
+"""
+_BUCKETS = """
+INSERT INTO new_metrics_buckets (tenant_id, workflow_id, metric_name, width_s, bucket, count, failed, sum, minimum, maximum,
+  slots, counts)
+SELECT tenant_id, workflow_id, metric_name, {width_s}, bucket, a.count, a.failed, a.sum, a.low, a.high, h.slots, h.counts
+  FROM (SELECT tenant_id, coalesce(workflow_id, '') AS workflow_id, metric_name, {bucket} AS bucket, sum(count) AS count,
+               coalesce(sum(count) FILTER (WHERE status <> 'completed'), 0) AS failed, sum(sum) / 1000000 AS sum,
+               min(low)::double precision / 1000000 AS low, max(high)::double precision / 1000000 AS high
+          FROM {source} WHERE {where}
+         GROUP BY GROUPING SETS ((tenant_id, workflow_id, metric_name, {bucket}), (tenant_id, metric_name, {bucket}))) AS a
+  JOIN (SELECT tenant_id, workflow_id, metric_name, bucket, array_agg(slot ORDER BY slot) AS slots,
+               array_agg(n ORDER BY slot) AS counts
+          FROM (SELECT tenant_id, coalesce(workflow_id, '') AS workflow_id, metric_name, {bucket} AS bucket, slot,
+                       sum(n)::bigint AS n
+                  FROM {source} CROSS JOIN LATERAL unnest(slots, counts) AS u(slot, n) WHERE {where}
+                 GROUP BY GROUPING SETS ((tenant_id, workflow_id, metric_name, {bucket}, slot),
+                                        (tenant_id, metric_name, {bucket}, slot))
+               ) AS by_slot
+         GROUP BY 1, 2, 3, 4) AS h USING (tenant_id, workflow_id, metric_name, bucket)
+"""
+_FILL_TIMESERIES = f"""
+INSERT INTO new_metrics_timeseries (time, tenant_id, workflow_id, metric_name, value, dimensions, count, sum, minimum, maximum,
+  slots, counts)
+SELECT bucket, tenant_id, workflow_id, metric_name, (sum / 1000000 / count)::double precision,
+       jsonb_build_object('method', method, 'status', status), count, sum / 1000000, low::double precision / 1000000,
+       high::double precision / 1000000, slots, counts
+  FROM new_samples WHERE bucket >= $1
+UNION ALL
+SELECT bucket, tenant_id, workflow_id, 'execution_count', 1, jsonb_build_object('method', method, 'status', status), count,
+       count, 1, 1, '{{}}', '{{}}'
+  FROM new_samples WHERE bucket >= $1 AND metric_name = '{EXECUTION_TIME}'
+"""
 
 
-async def fill(connection: Any, live_hours: int) -> None:
-    """Fill the empty rollups from the whole table, as the connection's transaction sees it."""
-    await connection.execute(_FILL_HOURLY.format(into="judgment_metrics_hourly", where="true"), BOUNDS_US, timeout=TIMEOUT_S)
-    await connection.execute(_FILL_RESULTS.format(into="judgment_results_hourly", where="true"), timeout=TIMEOUT_S)
-    live = _LIVE.format(hours=int(live_hours))
-    await connection.execute(_FILL_FINE.format(into="judgment_metrics_timeseries", where=live), BOUNDS_US, timeout=TIMEOUT_S)
+async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> None:
+    """Compute the span into tables of the session `target`, from the table as the transaction of `source` sees it."""
+    now = datetime.now(UTC).timestamp()
+    live_from, fine_from = _moment(now - windows.live_s, LIVE_S), _moment(now - windows.fine_s, FINE_S)
+    await target.execute(_NEW)
+    start, end = _literal(span.start), _literal(span.end)
+    for rows in (_JUDGED, _TRACKED):
+        sql = _grouped(rows.format(start=start, end=end), FINE_S)
+        await _pipe(source, sql, target, "new_samples")
+    if span.end > live_from:
+        live_start = _literal(max(span.start, live_from))
+        await _pipe(source, _grouped(_TIMED.format(start=live_start, end=end), LIVE_S), target, "new_live")
+    await _pipe(source, _RESULTS.format(start=start, end=end), target, "new_results_hourly")
+    await target.execute("ANALYZE new_samples; ANALYZE new_live", timeout=TIMEOUT_S)
+    await target.execute(_FILL_HOURLY, timeout=TIMEOUT_S)
+    hour, fine = "date_trunc('hour', bucket, 'UTC')", f"bucket >= {_literal(fine_from)}"
+    for values in (
+        {"width_s": 3600, "bucket": hour, "source": "new_samples", "where": "true"},
+        {"width_s": FINE_S, "bucket": "bucket", "source": "new_samples", "where": fine},
+        {"width_s": LIVE_S, "bucket": "bucket", "source": "new_live", "where": "true"},
+    ):
+        await target.execute(_BUCKETS.format(**values), timeout=TIMEOUT_S)
+    await target.execute(_FILL_TIMESERIES, fine_from, timeout=TIMEOUT_S)
 
 
-async def prepare_range(connection: Any, start: datetime, end: datetime, live_hours: int) -> None:
-    """Compute [start, end) into tables of this session, as its transaction sees the table."""
-    for table, _, _, name in TABLES:
-        await connection.execute(f"CREATE TEMP TABLE {name} (LIKE {table} INCLUDING GENERATED)")
-    # Times as literals: they are ours, and the statements take other parameters.
-    where = f"created_at >= '{start.isoformat()}' AND created_at < '{end.isoformat()}'"
-    live = f"{where} AND {_LIVE.format(hours=int(live_hours))}"
-    await connection.execute(_FILL_HOURLY.format(into="new_hourly", where=where), BOUNDS_US, timeout=TIMEOUT_S)
-    await connection.execute(_FILL_RESULTS.format(into="new_results", where=where), timeout=TIMEOUT_S)
-    await connection.execute(_FILL_FINE.format(into="new_fine", where=live), BOUNDS_US, timeout=TIMEOUT_S)
+async def swap(target: Any, span: Span) -> int:
+    """Put what was prepared in the place of what is there, in a transaction of `target`; returns how many judgments it counts."""
+    bounds = span.start, span.end
+    await target.execute(
+        _TOTALS.format(sign="-", source="judgment", where="hour >= $1 AND hour < $2"), *bounds, timeout=TIMEOUT_S
+    )
+    await target.execute(
+        _RESULT_TOTALS.format(sign="-", source="judgment", where="hour >= $1 AND hour < $2"), *bounds, timeout=TIMEOUT_S
+    )
+    for table, time in zip(_TABLES, ("hour", "hour", "bucket", "time"), strict=True):
+        await target.execute(f"DELETE FROM judgment_{table} WHERE {time} >= $1 AND {time} < $2", *bounds, timeout=TIMEOUT_S)
+        columns = await _columns_of(target, f"judgment_{table}")
+        await target.execute(f"INSERT INTO judgment_{table} ({columns}) SELECT {columns} FROM new_{table}", timeout=TIMEOUT_S)
+    await target.execute(_TOTALS.format(sign="", source="new", where="true"), timeout=TIMEOUT_S)
+    await target.execute(_RESULT_TOTALS.format(sign="", source="new", where="true"), timeout=TIMEOUT_S)
+    return int(await target.fetchval("SELECT coalesce(sum(total_executions), 0) FROM new_metrics_hourly"))
 
 
-async def swap_range(connection: Any, start: datetime, end: datetime) -> int:
-    """Put what was prepared in the place of what is there; returns how many judgments it counts."""
-    for table, time, columns, name in TABLES:
-        await connection.execute(f"DELETE FROM {table} WHERE {time} >= $1 AND {time} < $2", start, end, timeout=TIMEOUT_S)
-        await connection.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {name}", timeout=TIMEOUT_S)
-    return int(await connection.fetchval("SELECT coalesce(sum(total_executions), 0) FROM new_hourly"))
+_SUM_NAMES = [name.strip() for name in SUMS.split(",")]
+_TOTALS = (
+    f"INSERT INTO judgment_metrics_total AS m (tenant_id, workflow_id, {SUMS}) SELECT tenant_id, workflow_id, "
+    + ", ".join(f"{{sign}} sum({name})" for name in _SUM_NAMES)
+    + " FROM {source}_metrics_hourly WHERE {where} GROUP BY 1, 2 ON CONFLICT (tenant_id, workflow_id) DO UPDATE SET "
+    + ", ".join(f"{name} = m.{name} + excluded.{name}" for name in _SUM_NAMES)
+)
+_RESULT_TOTALS = (
+    "INSERT INTO judgment_results_total AS m (tenant_id, workflow_id, result, total_executions)"
+    " SELECT tenant_id, workflow_id, result, {sign} sum(total_executions) FROM {source}_results_hourly"
+    " WHERE {where} GROUP BY 1, 2, 3"
+    " ON CONFLICT (tenant_id, workflow_id, result) DO UPDATE SET"
+    " total_executions = m.total_executions + excluded.total_executions"
+)
+
+
+def _grouped(rows: str, width_s: int) -> str:
+    return _GROUPED.format(rows=rows, width_s=width_s, slot=slot_sql("v"))
+
+
+def _moment(second: float, width_s: int) -> datetime:
+    return datetime.fromtimestamp(int(second) - int(second) % width_s, UTC)
+
+
+def _literal(moment: datetime) -> str:
+    """A time in SQL: it is ours, and COPY takes no parameters."""
+    return f"'{moment.isoformat()}'::timestamptz"
+
+
+async def _columns_of(connection: Any, table: str) -> str:
+    names = await connection.fetch(
+        "SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped"
+        " AND attgenerated = '' ORDER BY attnum",
+        table,
+    )
+    return ", ".join(row["attname"] for row in names)
+
+
+async def _pipe(source: Any, sql: str, target: Any, table: str) -> None:
+    """Stream the rows of a query in one session into a table of another one, in bounded memory."""
+    chunks: asyncio.Queue[bytes | None] = asyncio.Queue(PIPE_CHUNKS)
+
+    async def arriving() -> AsyncIterator[bytes]:
+        while (chunk := await chunks.get()) is not None:
+            yield chunk
+
+    async def send() -> None:
+        await source.copy_from_query(sql, output=chunks.put, format="binary", timeout=TIMEOUT_S)
+        await chunks.put(None)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(send(), name="recompute-read")
+        tasks.create_task(
+            target.copy_to_table(table, source=arriving(), format="binary", timeout=TIMEOUT_S), name="recompute-write"
+        )

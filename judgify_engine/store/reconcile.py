@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from judgify_engine.core.reconcile import EARLIEST_S, Difference, Totals, differences
-from judgify_engine.core.rollup import HOUR_S
+from judgify_engine.core.samples import ALL_WORKFLOWS, EXECUTION_TIME, HOUR_S, LIVE_S
 from judgify_engine.errors import Unavailable
 from judgify_engine.store.pool import Database
 
@@ -22,16 +22,15 @@ SELECT tenant_id, sum(total_executions)::bigint AS total, sum(successful_executi
        sum(execution_time_us_sum)::bigint AS us
   FROM judgment_metrics_hourly WHERE hour >= $1 AND hour < $2 GROUP BY 1
 """
-_FINE = """
-SELECT tenant_id, sum(count)::bigint AS total, sum(sum)::bigint AS us,
-       coalesce(sum(count) FILTER (WHERE dimensions ->> 'status' = 'completed'), 0)::bigint AS completed
-  FROM judgment_metrics_timeseries WHERE time >= $1 AND time < $2 AND metric_name = 'execution_time_ms' GROUP BY 1
+_FINE = f"""
+SELECT tenant_id, sum(count)::bigint AS total, (sum(sum) * 1000)::bigint AS us, sum(count - failed)::bigint AS completed
+  FROM judgment_metrics_buckets
+ WHERE width_s = {LIVE_S} AND bucket >= $1 AND bucket < $2 AND workflow_id = '{ALL_WORKFLOWS}'
+   AND metric_name = '{EXECUTION_TIME}' GROUP BY 1
 """
 # Everything before an LSN is rolled up when the position has passed it, or, with nothing more to read, when it is confirmed.
-_REACHED = """
-SELECT EXISTS (SELECT FROM cdc_positions WHERE slot_name = $1 AND commit_lsn >= $2::text::pg_lsn)
-    OR EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND confirmed_flush_lsn >= $2::text::pg_lsn)
-"""
+_PASSED = "SELECT EXISTS (SELECT FROM cdc_positions WHERE slot_name = $1 AND commit_lsn >= $2::text::pg_lsn)"
+_CONFIRMED = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND confirmed_flush_lsn >= $2::text::pg_lsn)"
 _SAVE = """
 INSERT INTO reconciliation AS r (slot_name, verified_through, rows_compared) VALUES ($1, $2, $3)
 ON CONFLICT (slot_name) DO UPDATE SET verified_through = excluded.verified_through,
@@ -63,10 +62,10 @@ class Comparison(NamedTuple):
 
 
 class Books:
-    """Compares slices of time and keeps the result. `slot`: whose rollups."""
+    """Compares slices of time and keeps the result. The databases may be one; `slot`: whose rollups."""
 
-    def __init__(self, database: Database, slot: str, live_hours: int) -> None:
-        self._database, self._slot, self._live_hours = database, slot, live_hours
+    def __init__(self, judgments: Database, rollups: Database, slot: str, live_hours: int) -> None:
+        self._judgments, self._rollups, self._slot, self._live_hours = judgments, rollups, slot, live_hours
 
     def fine_from_s(self, now_s: float) -> int:
         """Since when fine buckets are surely kept, at a whole hour."""
@@ -80,12 +79,12 @@ class Books:
         that was read then. What changes in between shows as a difference: see again.
         """
         bounds = _moment(start_s), _moment(end_s)
-        async with self._database.query(may_be_slow=True) as connection:
+        async with self._judgments.query(may_be_slow=True) as connection:
             stored = await connection.fetch(_STORED, *bounds, timeout=STATEMENT_TIMEOUT_S)
             lsn = await connection.fetchval("SELECT pg_current_wal_insert_lsn()::text")
         await self._reached(lsn)
         sql = _HOURLY if start_s < self.fine_from_s(now_s) or (start_s % HOUR_S == end_s % HOUR_S == 0) else _FINE
-        async with self._database.query(may_be_slow=True) as connection:
+        async with self._rollups.query(may_be_slow=True) as connection:
             rolled_up = await connection.fetch(sql, *bounds, timeout=STATEMENT_TIMEOUT_S)
         found = differences(_totals(stored), _totals(rolled_up), start_s, end_s)
         return Comparison(sum(row["total"] for row in stored), found)
@@ -94,7 +93,7 @@ class Books:
         """A whole hour in the fine buckets and in the hourly ones, which are written by the same statement."""
         bounds = _moment(hour_s), _moment(hour_s + HOUR_S)
         async with (
-            self._database.query(may_be_slow=True) as connection,
+            self._rollups.query(may_be_slow=True) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             fine = await connection.fetch(_FINE, *bounds, timeout=STATEMENT_TIMEOUT_S)
@@ -105,16 +104,17 @@ class Books:
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + BEHIND_S
         while True:
-            async with self._database.query() as connection:
-                if await connection.fetchval(_REACHED, self._slot, lsn):
-                    return
+            for database, sql in ((self._rollups, _PASSED), (self._judgments, _CONFIRMED)):
+                async with database.query() as connection:
+                    if await connection.fetchval(sql, self._slot, lsn):
+                        return
             if loop.time() > deadline_s:
                 raise Behind(f"the rollups have not reached {lsn} within {BEHIND_S:.0f} s")
             await asyncio.sleep(POLL_S)
 
     async def next_rows_s(self, start_s: int) -> int | None:
         """The first hour with rollups at or after the hour of `start_s`."""
-        async with self._database.query() as connection:
+        async with self._rollups.query() as connection:
             hour = await connection.fetchval(
                 "SELECT min(hour) FROM judgment_metrics_hourly WHERE hour >= $1", _moment(start_s - start_s % HOUR_S)
             )
@@ -122,18 +122,18 @@ class Books:
 
     async def verified_through_s(self) -> int:
         """What was saved last; the earliest time when nothing was."""
-        async with self._database.query() as connection:
+        async with self._rollups.query() as connection:
             moment = await connection.fetchval("SELECT verified_through FROM reconciliation WHERE slot_name = $1", self._slot)
         return EARLIEST_S if moment is None else int(moment.timestamp())
 
     async def save(self, verified_through_s: int, rows: int) -> None:
         """Keep how far the comparison has come, and how many more rows it has read."""
-        async with self._database.query() as connection:
+        async with self._rollups.query() as connection:
             await connection.execute(_SAVE, self._slot, _moment(verified_through_s), rows)
 
     async def record(self, start_s: int, end_s: int, found: list[Difference]) -> None:
         """Keep what was found in a range, and end the differences inside it that are no more."""
-        async with self._database.query() as connection, connection.transaction():
+        async with self._rollups.query() as connection, connection.transaction():
             tenants = [one.tenant_id for one in found]
             await connection.execute(_RESOLVE, self._slot, _moment(start_s), _moment(end_s), tenants)
             for one in found:
@@ -142,7 +142,7 @@ class Books:
 
     async def open_ranges(self) -> list[tuple[int, int]]:
         """Where differences stand, the oldest first."""
-        async with self._database.query() as connection:
+        async with self._rollups.query() as connection:
             rows = await connection.fetch(
                 "SELECT DISTINCT range_from, range_to FROM reconciliation_differences"
                 " WHERE slot_name = $1 AND resolved_at IS NULL ORDER BY 1, 2 LIMIT 1000",

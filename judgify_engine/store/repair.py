@@ -9,11 +9,13 @@ from typing import Any
 import asyncpg
 
 from judgify_engine.core.rollup import Delta
+from judgify_engine.core.samples import Windows
 from judgify_engine.errors import JudgifyError, Unavailable
 from judgify_engine.pipeline.repair_loop import Request
 from judgify_engine.store import recompute
 from judgify_engine.store.pool import AWAY, Database
-from judgify_engine.store.rollup_writer import add
+from judgify_engine.store.rollup_writer import SWAP_LOCK, add
+from judgify_engine.units import Position, format_lsn
 
 Snapshot = Callable[[], AbstractAsyncContextManager[tuple[int, str]]]
 """Takes a snapshot of the table whose place in the log is known: (LSN, name), until left."""
@@ -44,17 +46,19 @@ class RepairRequests:
 
 
 class RepairStore:
-    """`slot`: whose rollups; `snapshot`: see pipeline/repair_loop."""
+    """`judgments`, `rollups`: the databases, which may be one; `slot`: whose rollups; `snapshot`: see `Snapshot`."""
 
-    def __init__(self, database: Database, slot: str, live_hours: int, snapshot: Snapshot) -> None:
-        self._database, self._slot, self._live_hours, self._snapshot = database, slot, live_hours, snapshot
+    def __init__(self, judgments: Database, rollups: Database, slot: str, windows: Windows, snapshot: Snapshot) -> None:
+        self._judgments, self._rollups, self._slot = judgments, rollups, slot
+        self._windows, self._snapshot = windows, snapshot
 
     async def next(self) -> Request | None:
-        """The oldest request that nobody has served. Raises DatabaseUnavailable."""
-        async with self._database.query() as connection:
+        """The oldest request that nobody has served; what somebody asked for comes first. Raises DatabaseUnavailable."""
+        async with self._rollups.query() as connection:
             row = await connection.fetchrow(
-                "SELECT id, range_from, range_to FROM rollup_repairs WHERE slot_name = $1 AND finished_at IS NULL"
-                " ORDER BY id LIMIT 1",
+                "SELECT id, range_from, range_to FROM rollup_repairs"
+                " WHERE slot_name = $1 AND finished_at IS NULL AND not_before <= now()"
+                " ORDER BY reason = 'taken_back', id LIMIT 1",
                 self._slot,
             )
         return None if row is None else Request(row["id"], int(row["range_from"].timestamp()), int(row["range_to"].timestamp()))
@@ -65,27 +69,24 @@ class RepairStore:
 
         Raises Unavailable, or JudgifyError with PostgreSQL's reason.
         """
-        connection = None
         try:
-            connection = await self._database.connect()
-            async with self._snapshot() as (lsn, name), connection.transaction(isolation="repeatable_read"):
-                snapshot_at(lsn)
-                await connection.execute(f"SET TRANSACTION SNAPSHOT '{name}'")  # the server's own name for it
-                await recompute.prepare_range(connection, *_bounds(request), self._live_hours)
-            yield lsn, connection
+            async with session(self._rollups) as target:
+                async with self._snapshot() as (lsn, name):
+                    snapshot_at(lsn)
+                    async with at_snapshot(self._judgments, name) as source:
+                        await recompute.prepare(source, target, _span(request), self._windows)
+                yield lsn, target
         except AWAY as error:
             raise Unavailable(f"PostgreSQL is away: {error or type(error).__name__}") from error
         except asyncpg.PostgresError as error:
             raise JudgifyError(f"PostgreSQL refused: {error}") from error
-        finally:
-            if connection is not None:
-                connection.terminate()
 
     async def swap(self, request: Request, prepared: Any, extra: Delta) -> int:
         """Replace the range by what was prepared and `extra`; returns the judgments counted. Raises Fenced."""
         async with prepared.transaction():
-            count = await recompute.swap_range(prepared, *_bounds(request))
-            await add(prepared, self._slot, extra)
+            await prepared.execute("SELECT pg_advisory_xact_lock($1)", SWAP_LOCK)
+            count = await recompute.swap(prepared, _span(request))
+            await add(prepared, self._slot, extra, self._windows)
             count += sum(sums.total for sums in extra.sums.values())
             await prepared.execute(
                 "UPDATE rollup_repairs SET finished_at = now(), judgments = $2 WHERE id = $1", request.number, count
@@ -94,11 +95,48 @@ class RepairStore:
 
     async def failed(self, request: Request, reason: str) -> None:
         """Keep why a request could not be served."""
-        async with self._database.query() as connection:
+        async with self._rollups.query() as connection:
             await connection.execute(
                 "UPDATE rollup_repairs SET finished_at = now(), error = $2 WHERE id = $1", request.number, reason[:1000]
             )
 
 
-def _bounds(request: Request) -> tuple[datetime, datetime]:
-    return datetime.fromtimestamp(request.start_s, UTC), datetime.fromtimestamp(request.end_s, UTC)
+async def rebuild(judgments: Database, snapshot: str, target: Any, slot: str, position: Position, windows: Windows) -> None:
+    """Compute all rollups from the table, as of an exported snapshot, and set the position to where a new slot starts.
+
+    In one transaction of `target`: a crash leaves what was there before.
+    """
+    async with at_snapshot(judgments, snapshot) as source:
+        await recompute.prepare(source, target, recompute.ALL, windows)
+    async with target.transaction():
+        await target.execute("SELECT pg_advisory_xact_lock($1)", SWAP_LOCK)
+        await target.execute(recompute.EMPTY, timeout=recompute.TIMEOUT_S)
+        await recompute.swap(target, recompute.ALL)
+        await target.execute(
+            "INSERT INTO cdc_positions (slot_name, commit_lsn, change_index) VALUES ($1, $2::text::pg_lsn, $3)",
+            slot,
+            format_lsn(position.lsn),
+            position.index,
+        )
+
+
+@contextlib.asynccontextmanager
+async def session(database: Database) -> AsyncIterator[Any]:
+    """A connection of its own, ended with all its temporary tables."""
+    connection = await database.connect()
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
+@contextlib.asynccontextmanager
+async def at_snapshot(database: Database, name: str) -> AsyncIterator[Any]:
+    """A session that sees the database as an exported snapshot does."""
+    async with session(database) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        await connection.execute(f"SET TRANSACTION SNAPSHOT '{name}'")  # the server's own name for it; SET takes no parameters
+        yield connection
+
+
+def _span(request: Request) -> recompute.Span:
+    return recompute.Span(datetime.fromtimestamp(request.start_s, UTC), datetime.fromtimestamp(request.end_s, UTC))

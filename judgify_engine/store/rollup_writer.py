@@ -1,64 +1,103 @@
-"""Deltas to the rollup tables, each exactly once: the position moves in the same statement.
+"""Deltas to the rollup tables, each exactly once: the position moves in the same transaction.
 
-The statement does nothing unless the stored position is the one that the delta starts from. So a delta that was committed
-unseen (the connection broke) or that a process applies after another took over changes nothing a second time.
+The transaction does nothing unless the stored position is the one that the delta starts from. So a delta that was committed
+unseen (the connection broke) or that a process applies after another took over changes nothing a second time. The rollups may
+live in another database than the judgments; the position lives with them.
 """
 
 import logging
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
 
-from judgify_engine.core.histogram import to_array
-from judgify_engine.core.rollup import FINE_BUCKET_S, HOUR_S, Delta, Sums
+from judgify_engine.core.rollup import Delta
+from judgify_engine.core.samples import HOUR_S, Windows, buckets_of, kept
 from judgify_engine.errors import DatabaseUnavailable, Unavailable
 from judgify_engine.store.pool import AWAY
-from judgify_engine.store.recompute import EMPTY, fill
+from judgify_engine.store.recompute import EMPTY
 from judgify_engine.units import Position, format_lsn, parse_lsn
+from judgify_engine.wire.pgtext import SAMPLE_COLUMNS, decimal, encode_samples, histogram_arrays, real
 
 log = logging.getLogger(__name__)
 
+SWAP_LOCK = 0x6A756467_00000004
+"""Held by who moves or replaces samples, so that none is counted twice or lost between two of them."""
+RETAKE_AFTER_S = 60
+"""Hours of which values were taken back are computed anew after so long, together with what else is taken back meanwhile."""
+
+# The order of columns: _hourly_columns, _result_columns, _bucket_columns.
 _APPLY = """
 WITH moved AS (
   UPDATE cdc_positions SET commit_lsn = $2::text::pg_lsn, change_index = $3, updated_at = now()
    WHERE slot_name = $1 AND commit_lsn = $4::text::pg_lsn AND change_index = $5 RETURNING 1
+), d AS (
+  SELECT * FROM unnest($6::text[], $7::text[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[],
+                       $13::bigint[], $14::bigint[], $15::bigint[])
+      AS d(tenant, workflow, hour, total, failed, rule, llm, hybrid, us, ppm) WHERE EXISTS (SELECT FROM moved)
+), r AS (
+  SELECT * FROM unnest($16::text[], $17::text[], $18::bigint[], $19::text[], $20::bigint[])
+      AS r(tenant, workflow, hour, result, total) WHERE EXISTS (SELECT FROM moved)
 ), hourly AS (
   INSERT INTO judgment_metrics_hourly AS m (tenant_id, workflow_id, hour, total_executions, successful_executions,
-    rule_executions, llm_executions, hybrid_executions, execution_time_us_sum, confidence_ppm_sum, execution_time_histogram)
-  SELECT tenant, workflow, to_timestamp(hour), total, total - failed, rule, llm, hybrid, us, ppm, histogram::bigint[]
-    FROM unnest($6::text[], $7::text[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[],
-                $14::bigint[], $15::bigint[], $16::text[])
-      AS d(tenant, workflow, hour, total, failed, rule, llm, hybrid, us, ppm, histogram)
+    rule_executions, llm_executions, hybrid_executions, execution_time_us_sum, confidence_ppm_sum)
+  SELECT tenant, workflow, to_timestamp(hour), total, total - failed, rule, llm, hybrid, us, ppm FROM d
+  ON CONFLICT (tenant_id, workflow_id, hour) DO UPDATE SET {add_sums}
+), total AS (
+  INSERT INTO judgment_metrics_total AS m (tenant_id, workflow_id, total_executions, successful_executions,
+    rule_executions, llm_executions, hybrid_executions, execution_time_us_sum, confidence_ppm_sum)
+  SELECT tenant, workflow, sum(total), sum(total - failed), sum(rule), sum(llm), sum(hybrid), sum(us), sum(ppm)
+    FROM d GROUP BY tenant, workflow
+  ON CONFLICT (tenant_id, workflow_id) DO UPDATE SET {add_sums}
+), results AS (
+  INSERT INTO judgment_results_hourly AS m (tenant_id, workflow_id, hour, result, total_executions)
+  SELECT tenant, workflow, to_timestamp(hour), result, total FROM r
+  ON CONFLICT (tenant_id, workflow_id, hour, result) DO UPDATE SET
+    total_executions = m.total_executions + excluded.total_executions
+), results_total AS (
+  INSERT INTO judgment_results_total AS m (tenant_id, workflow_id, result, total_executions)
+  SELECT tenant, workflow, result, sum(total) FROM r GROUP BY tenant, workflow, result
+  ON CONFLICT (tenant_id, workflow_id, result) DO UPDATE SET
+    total_executions = m.total_executions + excluded.total_executions
+), buckets AS (
+  INSERT INTO judgment_metrics_buckets AS m (tenant_id, workflow_id, metric_name, width_s, bucket, count, failed, sum, minimum,
+    maximum, slots, counts)
+  SELECT tenant, workflow, metric, width, to_timestamp(bucket), count, failed, sum::numeric, low, high, slots::integer[],
+         counts::bigint[]
+    FROM unnest($21::text[], $22::text[], $23::text[], $24::integer[], $25::bigint[], $26::bigint[], $27::bigint[], $28::text[],
+                $29::double precision[], $30::double precision[], $31::text[], $32::text[])
+      AS b(tenant, workflow, metric, width, bucket, count, failed, sum, low, high, slots, counts)
    WHERE EXISTS (SELECT FROM moved)
-  ON CONFLICT (tenant_id, workflow_id, hour) DO UPDATE SET
+  ON CONFLICT (tenant_id, workflow_id, metric_name, width_s, bucket) DO UPDATE SET
+    count = m.count + excluded.count, failed = m.failed + excluded.failed, sum = m.sum + excluded.sum,
+    minimum = least(m.minimum, excluded.minimum), maximum = greatest(m.maximum, excluded.maximum),
+    (slots, counts) = (
+      SELECT coalesce(array_agg(slot ORDER BY slot), '{{}}'), coalesce(array_agg(n ORDER BY slot), '{{}}')
+        FROM (SELECT slot, sum(n)::bigint AS n
+                FROM (SELECT * FROM unnest(m.slots, m.counts) UNION ALL SELECT * FROM unnest(excluded.slots, excluded.counts))
+                  AS both_of_them(slot, n)
+               GROUP BY slot HAVING sum(n) <> 0) AS added)
+), retaken AS (
+  INSERT INTO rollup_repairs (slot_name, range_from, range_to, reason, not_before)
+  SELECT $1, to_timestamp(low), to_timestamp(high), 'taken_back', now() + make_interval(secs => {retake_after_s})
+    FROM unnest($33::bigint[], $34::bigint[]) AS t(low, high)
+   WHERE EXISTS (SELECT FROM moved)
+     AND NOT EXISTS (SELECT FROM rollup_repairs WHERE slot_name = $1 AND finished_at IS NULL AND not_before > now()
+                        AND range_from <= to_timestamp(low) AND range_to >= to_timestamp(high))
+)
+SELECT count(*) FROM moved
+""".format(
+    add_sums="""
     total_executions = m.total_executions + excluded.total_executions,
     successful_executions = m.successful_executions + excluded.successful_executions,
     rule_executions = m.rule_executions + excluded.rule_executions,
     llm_executions = m.llm_executions + excluded.llm_executions,
     hybrid_executions = m.hybrid_executions + excluded.hybrid_executions,
     execution_time_us_sum = m.execution_time_us_sum + excluded.execution_time_us_sum,
-    confidence_ppm_sum = m.confidence_ppm_sum + excluded.confidence_ppm_sum,
-    execution_time_histogram = judgify_histogram_add(m.execution_time_histogram, excluded.execution_time_histogram)
-), results AS (
-  INSERT INTO judgment_results_hourly AS m (tenant_id, workflow_id, hour, result, total_executions)
-  SELECT tenant, workflow, to_timestamp(hour), result, total
-    FROM unnest($17::text[], $18::text[], $19::bigint[], $20::text[], $21::bigint[]) AS d(tenant, workflow, hour, result, total)
-   WHERE EXISTS (SELECT FROM moved)
-  ON CONFLICT (tenant_id, workflow_id, hour, result) DO UPDATE SET
-    total_executions = m.total_executions + excluded.total_executions
-), fine AS (
-  INSERT INTO judgment_metrics_timeseries AS m (time, tenant_id, workflow_id, metric_name, dimensions, count, sum, histogram)
-  SELECT to_timestamp(bucket), tenant, workflow, 'execution_time_ms', jsonb_build_object('status', status), total, us,
-         histogram::bigint[]
-    FROM unnest($22::text[], $23::text[], $24::bigint[], $25::text[], $26::bigint[], $27::bigint[], $28::text[])
-      AS d(tenant, workflow, bucket, status, total, us, histogram)
-   WHERE EXISTS (SELECT FROM moved)
-  ON CONFLICT (tenant_id, time, workflow_id, metric_name, dimensions) DO UPDATE SET
-    count = m.count + excluded.count, sum = m.sum + excluded.sum,
-    histogram = judgify_histogram_add(m.histogram, excluded.histogram)
+    confidence_ppm_sum = m.confidence_ppm_sum + excluded.confidence_ppm_sum""",
+    retake_after_s=RETAKE_AFTER_S,
 )
-SELECT count(*) FROM moved
-"""
 
 
 class Fenced(Unavailable):
@@ -70,8 +109,8 @@ class Fenced(Unavailable):
 class RollupStore:
     """Writes the rollups over one connection of its own, which belongs to the holder of the slot."""
 
-    def __init__(self, connection: "asyncpg.Connection[Any]", slot: str) -> None:
-        self._connection, self._slot = connection, slot
+    def __init__(self, connection: "asyncpg.Connection[Any]", slot: str, windows: Windows) -> None:
+        self._connection, self._slot, self._windows = connection, slot, windows
 
     async def position(self) -> Position | None:
         """Up to where the rollups are computed; None: never."""
@@ -80,43 +119,33 @@ class RollupStore:
     async def apply(self, delta: Delta) -> None:
         """Commit a delta with its position. Raises Fenced, or DatabaseUnavailable (then it may or may not be committed)."""
         try:
-            if delta.truncated:
-                async with self._connection.transaction():
+            async with self._connection.transaction():
+                if delta.truncated:
                     await self._connection.execute(EMPTY, timeout=3600)
-                    await add(self._connection, self._slot, delta)
-            else:
-                await add(self._connection, self._slot, delta)
+                await add(self._connection, self._slot, delta, self._windows)
         except AWAY as error:
             raise DatabaseUnavailable("PostgreSQL is away; the rollup goes on when it is back") from error
 
     async def forget_position(self) -> None:
-        """Before a new slot is made: until `rebuild` is done, there is no position, so a crash starts over."""
+        """Before a new slot is made: until the rollups are computed, there is no position, so a crash starts over."""
         await self._connection.execute("DELETE FROM cdc_positions WHERE slot_name = $1", self._slot)
 
-    async def rebuild(self, snapshot: str, consistent_lsn: int, live_hours: int) -> Position:
-        """Compute the rollups from the table, as of an exported snapshot, and set the position to where a new slot starts."""
-        position = Position(consistent_lsn, -1)
-        connection = self._connection
-        async with connection.transaction(isolation="repeatable_read"):
-            # A snapshot's name comes from the server and SET takes no parameters.
-            await connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
-            await connection.execute(EMPTY, timeout=3600)
-            await fill(connection, live_hours)
-            await connection.execute(
-                "INSERT INTO cdc_positions (slot_name, commit_lsn, change_index) VALUES ($1, $2::text::pg_lsn, $3)",
-                self._slot,
-                format_lsn(position.lsn),
-                position.index,
-            )
-        return position
 
+async def add(connection: Any, slot: str, delta: Delta, windows: Windows) -> None:
+    """Add a delta and move the position, in the connection's transaction.
 
-async def add(connection: Any, slot: str, delta: Delta) -> None:
-    """Add a delta and move the position, in one statement. Raises Fenced when the position is not the delta's base."""
+    Raises Fenced when the position is not the delta's base; then nothing was done.
+    """
     bounds = (format_lsn(delta.position.lsn), delta.position.index, format_lsn(delta.base.lsn), delta.base.index)
-    columns = (*_hourly_columns(delta), *_result_columns(delta), *_fine_columns(delta))
+    now_s = delta.last_commit_us // 1_000_000
+    buckets = _bucket_columns(delta, now_s, windows)
+    columns = (*_hourly_columns(delta), *_result_columns(delta), *buckets, *_ranges(delta.taken_back))
     if not await connection.fetchval(_APPLY, slot, *bounds, *columns):
         raise Fenced("the rollups were moved by another process")
+    samples = kept(delta.samples, now_s, windows)
+    if samples:
+        data = encode_samples(samples, {key[3]: time_text(key[3]) for key, _ in samples})
+        await connection.copy_to_table("judgment_metrics_timeseries", source=_once(data), columns=SAMPLE_COLUMNS)
 
 
 async def stored_position(connection: Any, slot: str) -> Position | None:
@@ -124,30 +153,42 @@ async def stored_position(connection: Any, slot: str) -> Position | None:
     row = await connection.fetchrow(
         "SELECT commit_lsn::text AS lsn, change_index FROM cdc_positions WHERE slot_name = $1", slot
     )
-    return None if row is None else Position(parse_lsn(row["lsn"]), row["change_index"])
+    return Position(parse_lsn(row["lsn"]), row["change_index"]) if row else None
+
+
+def time_text(second: int) -> str:
+    """A Unix second as a text that PostgreSQL reads."""
+    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S+00}"
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 def _hourly_columns(delta: Delta) -> list[list[Any]]:
-    merged: dict[tuple[str, str, int], Sums] = {}
-    for (tenant, workflow, hour, _status), sums in delta.by(HOUR_S).items():
-        merged.setdefault((tenant, workflow, hour), Sums(histogram={})).add(sums)
     rows = [
-        (*key, s.total, s.failed, s.rule, s.llm, s.hybrid, s.execution_time_us, s.confidence_ppm, to_array(s.histogram))
-        for key, s in merged.items()
+        (*key, s.total, s.failed, s.rule, s.llm, s.hybrid, s.execution_time_us, s.confidence_ppm)
+        for key, s in delta.by(HOUR_S).items()
     ]
-    return _columns(rows, 11)
+    return _columns(rows, 10)
 
 
 def _result_columns(delta: Delta) -> list[list[Any]]:
     return _columns([(*key, total) for key, total in delta.results.items() if total], 5)
 
 
-def _fine_columns(delta: Delta) -> list[list[Any]]:
+def _bucket_columns(delta: Delta, now_s: int, windows: Windows) -> list[list[Any]]:
     rows = [
-        (tenant, workflow, bucket, status, sums.total, sums.execution_time_us, to_array(sums.histogram))
-        for (tenant, workflow, bucket, status), sums in delta.by(FINE_BUCKET_S).items()
+        (*key, s.count, s.failed, decimal(s.sum), real(s.minimum), real(s.maximum), *histogram_arrays(s.histogram))
+        for key, s in buckets_of(delta.samples, now_s, windows).items()
     ]
-    return _columns(rows, 7)
+    return _columns(rows, 12)
+
+
+def _ranges(hours: set[int]) -> tuple[list[int], list[int]]:
+    """The hours as ranges of neighbours."""
+    starts = [hour for hour in sorted(hours) if hour - HOUR_S not in hours]
+    return starts, [hour + HOUR_S for hour in sorted(hours) if hour + HOUR_S not in hours]
 
 
 def _columns(rows: list[tuple[Any, ...]], width: int) -> list[list[Any]]:

@@ -3,37 +3,27 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from judgify_engine.core.rollup import FINE_BUCKET_S, Sums
+from judgify_engine.core.rollup import Sums
+from judgify_engine.core.samples import ALL_WORKFLOWS, EXECUTION_TIME, FINE_S, HOUR_S, LIVE_S
 from judgify_engine.core.view import BUCKETS_S, FRAMES_S, LIVE_WINDOW_S, Snapshot, ViewKey
 from judgify_engine.store.pool import Database
 from judgify_engine.store.rollup_writer import stored_position
 from judgify_engine.units import START
 
 _WORKFLOWS = """
-SELECT workflow_id, sum(total_executions)::bigint AS total, sum(total_executions - successful_executions)::bigint AS failed,
-       sum(rule_executions)::bigint AS rule, sum(llm_executions)::bigint AS llm, sum(hybrid_executions)::bigint AS hybrid,
-       sum(execution_time_us_sum)::bigint AS us, sum(confidence_ppm_sum)::bigint AS ppm,
-       judgify_histogram_sum(execution_time_histogram) AS histogram
-  FROM judgment_metrics_hourly WHERE tenant_id = $1 AND ($2::text IS NULL OR workflow_id = $2) GROUP BY workflow_id
+SELECT workflow_id, total_executions AS total, total_executions - successful_executions AS failed, rule_executions AS rule,
+       llm_executions AS llm, hybrid_executions AS hybrid, execution_time_us_sum AS us, confidence_ppm_sum AS ppm
+  FROM judgment_metrics_total WHERE tenant_id = $1 AND ($2::text IS NULL OR workflow_id = $2)
 """
 _RESULTS = """
-SELECT result, sum(total_executions)::bigint AS total FROM judgment_results_hourly
+SELECT result, sum(total_executions)::bigint AS total FROM judgment_results_total
  WHERE tenant_id = $1 AND ($2::text IS NULL OR workflow_id = $2) GROUP BY result
 """
-_HOURLY = """
-SELECT extract(epoch FROM date_bin($4, hour, 'epoch'))::bigint AS bucket, sum(total_executions)::bigint AS total,
-       sum(total_executions - successful_executions)::bigint AS failed, sum(execution_time_us_sum)::bigint AS us,
-       judgify_histogram_sum(execution_time_histogram) AS histogram
-  FROM judgment_metrics_hourly WHERE tenant_id = $1 AND ($2::text IS NULL OR workflow_id = $2) AND hour >= $3 GROUP BY 1
+_BUCKETS = f"""
+SELECT extract(epoch FROM bucket)::bigint AS second, count AS total, failed, (sum * 1000)::bigint AS us, slots, counts
+  FROM judgment_metrics_buckets
+ WHERE tenant_id = $1 AND workflow_id = $2 AND metric_name = '{EXECUTION_TIME}' AND width_s = $3 AND bucket >= $4
 """
-_FINE = """
-SELECT extract(epoch FROM date_bin($4, time, 'epoch'))::bigint AS bucket, sum(count)::bigint AS total,
-       coalesce(sum(count) FILTER (WHERE dimensions ->> 'status' <> 'completed'), 0)::bigint AS failed, sum(sum)::bigint AS us,
-       judgify_histogram_sum(histogram) AS histogram
-  FROM judgment_metrics_timeseries
- WHERE tenant_id = $1 AND ($2::text IS NULL OR workflow_id = $2) AND time >= $3 AND metric_name = 'execution_time_ms' GROUP BY 1
-"""
-HOUR_S = 3600
 
 
 class SnapshotReader:
@@ -48,7 +38,7 @@ class SnapshotReader:
         who = (key.tenant_id, key.workflow_id)
         width_s = BUCKETS_S[key.timeframe]
         since = _floor(now - timedelta(seconds=FRAMES_S[key.timeframe]), width_s)
-        live_since = _floor(now - timedelta(seconds=LIVE_WINDOW_S), FINE_BUCKET_S)
+        live_since = _floor(now - timedelta(seconds=LIVE_WINDOW_S), LIVE_S)
         async with (
             self._database.query(may_be_slow=True) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
@@ -56,16 +46,28 @@ class SnapshotReader:
             position = await stored_position(connection, self._slot) or START
             workflows = await connection.fetch(_WORKFLOWS, *who)
             results = await connection.fetch(_RESULTS, *who)
-            sql = _HOURLY if width_s >= HOUR_S else _FINE
-            chart = await connection.fetch(sql, *who, since, timedelta(seconds=width_s))
-            live = await connection.fetch(_FINE, *who, live_since, timedelta(seconds=FINE_BUCKET_S))
+            place = key.tenant_id, key.workflow_id or ALL_WORKFLOWS
+            chart = await connection.fetch(_BUCKETS, *place, HOUR_S if width_s >= HOUR_S else FINE_S, since)
+            live = await connection.fetch(_BUCKETS, *place, LIVE_S, live_since)
         return Snapshot(
             position,
             {row["workflow_id"]: _sums(row) for row in workflows},
             {row["result"]: row["total"] for row in results},
-            {row["bucket"]: _sums(row) for row in chart},
-            {row["bucket"]: _sums(row) for row in live},
+            _in_buckets(chart, width_s),
+            _in_buckets(live, LIVE_S),
         )
+
+
+def _in_buckets(rows: list[Any], width_s: int) -> dict[int, Sums]:
+    found: dict[int, Sums] = {}
+    for row in rows:
+        bucket = row["second"] - row["second"] % width_s
+        sums = _sums(row)
+        if bucket in found:
+            found[bucket].add(sums)
+        else:
+            found[bucket] = sums
+    return found
 
 
 def _floor(moment: datetime, width_s: int) -> datetime:
@@ -74,7 +76,6 @@ def _floor(moment: datetime, width_s: int) -> datetime:
 
 
 def _sums(row: Any) -> Sums:
-    counts = {bucket: count for bucket, count in enumerate(row["histogram"]) if count}
     return Sums(
         total=row["total"],
         failed=row["failed"],
@@ -83,5 +84,5 @@ def _sums(row: Any) -> Sums:
         hybrid=row.get("hybrid", 0),
         execution_time_us=row["us"],
         confidence_ppm=row.get("ppm", 0),
-        histogram=counts,
+        histogram=dict(zip(row.get("slots", ()), row.get("counts", ()), strict=True)),
     )

@@ -3,23 +3,18 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from judgify_engine.core.rollup import FINE_BUCKET_S, HOUR_S
+from judgify_engine.core.samples import ALL_WORKFLOWS, CONFIDENCE, EXECUTION_TIME, FINE_S, HOUR_S
 from judgify_engine.store.pool import Database
 
-# confidence_ppm_sum is not in the fine buckets: for short frames it is the hour's.
-_HOURLY = """
-SELECT coalesce(sum(total_executions), 0)::bigint AS total, coalesce(sum(successful_executions), 0)::bigint AS successful,
-       coalesce(sum(execution_time_us_sum), 0)::bigint AS us, sum(confidence_ppm_sum)::bigint AS ppm
-  FROM judgment_metrics_hourly
- WHERE tenant_id = $1 AND ($2::text IS NULL OR workflow_id = $2) AND hour >= $3 AND hour < $4
-"""
-_FINE = """
-SELECT coalesce(sum(count), 0)::bigint AS total,
-       coalesce(sum(count) FILTER (WHERE dimensions ->> 'status' = 'completed'), 0)::bigint AS successful,
-       coalesce(sum(sum), 0)::bigint AS us, NULL::bigint AS ppm
-  FROM judgment_metrics_timeseries
- WHERE tenant_id = $1 AND ($2::text IS NULL OR workflow_id = $2) AND time >= $3 AND time < $4
-   AND metric_name = 'execution_time_ms'
+_SUMS = f"""
+SELECT coalesce(sum(count) FILTER (WHERE time), 0)::bigint AS total,
+       coalesce(sum(count - failed) FILTER (WHERE time), 0)::bigint AS successful,
+       coalesce(sum(sum) FILTER (WHERE time) * 1000, 0)::bigint AS us,
+       coalesce(sum(sum) FILTER (WHERE NOT time) * 1000000, 0)::bigint AS ppm
+  FROM (SELECT *, metric_name = '{EXECUTION_TIME}' AS time FROM judgment_metrics_buckets
+         WHERE tenant_id = $1 AND workflow_id = coalesce($2, '{ALL_WORKFLOWS}')
+           AND metric_name IN ('{EXECUTION_TIME}', '{CONFIDENCE}') AND width_s = $3
+           AND bucket >= $4 AND bucket < $5) AS buckets
 """
 _DIFFERENCES = """
 SELECT range_from, range_to, stored, rolled_up FROM reconciliation_differences
@@ -27,7 +22,7 @@ SELECT range_from, range_to, stored, rolled_up FROM reconciliation_differences
 """
 FRAMES = {"1h": timedelta(hours=1), "6h": timedelta(hours=6), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
 SHORT = ("1h", "6h")
-"""Frames that are added up from the fine buckets, the others from hours."""
+"""Frames of buckets of 5 minutes, the others are of hours."""
 
 
 class Span(NamedTuple):
@@ -38,7 +33,7 @@ class Span(NamedTuple):
     total: int
     successful: int
     execution_time_us: int
-    confidence_ppm: int | None
+    confidence_ppm: int
 
 
 class Read(NamedTuple):
@@ -63,7 +58,7 @@ class SummaryReader:
 
         Raises DatabaseUnavailable or Overloaded.
         """
-        width_s, sql = (FINE_BUCKET_S, _FINE) if timeframe in SHORT else (HOUR_S, _HOURLY)
+        width_s = FINE_S if timeframe in SHORT else HOUR_S
         frame, bucket = FRAMES[timeframe], timedelta(seconds=width_s)
         second = int(datetime.now(UTC).timestamp())
         over = datetime.fromtimestamp(second - second % width_s, UTC)
@@ -73,7 +68,7 @@ class SummaryReader:
         ):
 
             async def span(start: datetime, end: datetime) -> Span:
-                row = await connection.fetchrow(sql, tenant_id, workflow_id, start, end)
+                row = await connection.fetchrow(_SUMS, tenant_id, workflow_id, width_s, start, end)
                 return Span(start, end, row["total"], row["successful"], row["us"], row["ppm"])
 
             now = await span(over + bucket - frame, over + bucket)

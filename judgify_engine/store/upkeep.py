@@ -1,4 +1,4 @@
-"""What has to be done now and then: partitions ahead, old idempotency keys and fine buckets forgotten."""
+"""What has to be done now and then: partitions ahead, old idempotency keys forgotten."""
 
 import asyncio
 import contextlib
@@ -19,8 +19,6 @@ SLICE_ROWS = 5000
 _FORGET = {
     "idempotency_keys": "DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY("
     "SELECT ctid FROM idempotency_keys WHERE created_at < now() - make_interval(days => $1) LIMIT $2))",
-    "judgment_metrics_timeseries": "DELETE FROM judgment_metrics_timeseries WHERE ctid = ANY(ARRAY("
-    "SELECT ctid FROM judgment_metrics_timeseries WHERE time < now() - make_interval(hours => $1) LIMIT $2))",
 }
 
 
@@ -39,7 +37,7 @@ async def once(database: Database, keep: KeepConfig) -> None:
     """Do it now, in small slices so that nobody waits for locks."""
     async with database.query() as connection:
         await partitions.make_ahead(connection, datetime.now(UTC))
-    for table, limit in (("idempotency_keys", keep.idempotency_days), ("judgment_metrics_timeseries", keep.live_hours)):
+    for table, limit in (("idempotency_keys", keep.idempotency_days),):
         forgotten = SLICE_ROWS
         while forgotten == SLICE_ROWS:
             async with database.query() as connection:

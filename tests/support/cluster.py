@@ -103,6 +103,8 @@ class Database:
 
     def __init__(self, cluster: Cluster, name: str, slot: str | None = None) -> None:
         self.cluster, self.name = cluster, name
+        self.rollups: Database | None = None
+        """Where the rollups are, if not here."""
         self.dsn = cluster.dsn_of(name)
         self.slot = slot or f"{name}_cdc"
 
@@ -123,6 +125,10 @@ class Database:
     async def connect(self) -> "asyncpg.Connection[Any]":
         """A connection; the caller closes it."""
         return await asyncpg.connect(self.dsn, timeout=10)
+
+    async def connect_rollups(self) -> "asyncpg.Connection[Any]":
+        """A connection to where the rollups are."""
+        return await (self.rollups or self).connect()
 
     async def rows(self, sql: str, *values: Any) -> list[Any]:
         connection = await self.connect()
@@ -164,7 +170,9 @@ class Database:
         await self.do("INSERT INTO action_executions (tenant_id, judgment_id, action, status)"
                       " VALUES ('marker', gen_random_uuid(), 'marker', 'done')")  # fmt: skip
         await until(
-            lambda: self.value("SELECT commit_lsn >= $2::text::pg_lsn FROM cdc_positions WHERE slot_name = $1", self.slot, lsn),
+            lambda: (self.rollups or self).value(
+                "SELECT commit_lsn >= $2::text::pg_lsn FROM cdc_positions WHERE slot_name = $1", self.slot, lsn
+            ),
             f"the rollups have reached {lsn}",
             within_s,
         )

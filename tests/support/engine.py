@@ -50,6 +50,8 @@ class Engine:
         self.settings = {"JUDGIFY_LOG_FORMAT": "json", **(settings or {})}
         if database is not None:
             self.settings |= {"JUDGIFY_DATABASE_URL": dsn or database.dsn, "JUDGIFY_CHANGE_SLOT": database.slot}
+            if database.rollups is not None:
+                self.settings["JUDGIFY_METRICS_DATABASE_URL"] = database.rollups.dsn
         self.url = ""
         self.code = ""
         self.process: subprocess.Popen[bytes] | None = None

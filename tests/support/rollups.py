@@ -2,9 +2,26 @@
 
 from typing import Any
 
-from judgify_engine.core.histogram import BOUNDS_US
+from judgify_engine.core.histogram import slot_sql
 from support.cluster import Database
 
+# One row for each value of each metric: what all buckets, samples and histograms are made of.
+_VALUES = """
+WITH judged AS (
+  SELECT *, created_at AS time, round(execution_time_ms * 1000)::bigint * 1000 AS ms, round(confidence_score * 1000000)::bigint
+           AS confidence FROM judgment_executions
+), values_ AS (
+  SELECT tenant_id, workflow_id, 'execution_time_ms' AS metric, time, method_used, status, ms AS v FROM judged
+  UNION ALL SELECT tenant_id, workflow_id, 'confidence', time, method_used, status, confidence FROM judged
+  UNION ALL
+  SELECT j.tenant_id, j.workflow_id, 'input.' || f.field, coalesce(j.occurred_at, j.created_at), method_used, status,
+         round((j.input_data ->> f.field)::float8 * 1000000)::bigint
+    FROM judged AS j JOIN workflow_versions AS w
+      ON w.tenant_id = j.tenant_id AND w.workflow_id = j.workflow_id AND w.version = j.workflow_version
+   CROSS JOIN LATERAL jsonb_array_elements_text(coalesce(w.definition -> 'track', '[]')) AS f(field)
+   WHERE jsonb_typeof(j.input_data -> f.field) = 'number' AND abs((j.input_data ->> f.field)::numeric) <= 9e12
+)
+"""
 _HOURLY_EXPECTED = """
 SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC') AS hour, count(*) AS total,
        count(*) FILTER (WHERE status = 'completed') AS successful,
@@ -18,56 +35,122 @@ SELECT tenant_id, workflow_id, hour, total_executions, successful_executions, ru
        hybrid_executions, execution_time_us_sum, confidence_ppm_sum
   FROM judgment_metrics_hourly WHERE total_executions <> 0 OR execution_time_us_sum <> 0 OR confidence_ppm_sum <> 0
 """
-_RESULTS_EXPECTED = """
-SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC') AS hour,
-       CASE WHEN status = 'failed' THEN 'failed'
-            WHEN jsonb_typeof(final_result -> 'verdict') = 'string' THEN left(final_result ->> 'verdict', 64)
-            ELSE '' END AS result, count(*) AS total
+_TOTAL_EXPECTED = """
+SELECT tenant_id, workflow_id, count(*), count(*) FILTER (WHERE status = 'completed'),
+       count(*) FILTER (WHERE method_used = 'rule'), count(*) FILTER (WHERE method_used = 'llm'),
+       count(*) FILTER (WHERE method_used = 'hybrid'),
+       sum(round(execution_time_ms * 1000))::bigint, sum(round(confidence_score * 1000000))::bigint
+  FROM judgment_executions GROUP BY 1, 2
+"""
+_TOTAL_KEPT = """
+SELECT tenant_id, workflow_id, total_executions, successful_executions, rule_executions, llm_executions,
+       hybrid_executions, execution_time_us_sum, confidence_ppm_sum
+  FROM judgment_metrics_total WHERE total_executions <> 0 OR execution_time_us_sum <> 0 OR confidence_ppm_sum <> 0
+"""
+_RESULT = """
+CASE WHEN status = 'failed' THEN 'failed'
+     WHEN jsonb_typeof(final_result -> 'verdict') = 'string' THEN left(final_result ->> 'verdict', 64) ELSE '' END
+"""
+_RESULTS_EXPECTED = f"""
+SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC') AS hour, {_RESULT} AS result, count(*) AS total
   FROM judgment_executions GROUP BY 1, 2, 3, 4
 """
 _RESULTS_KEPT = """
 SELECT tenant_id, workflow_id, hour, result, total_executions FROM judgment_results_hourly WHERE total_executions <> 0
 """
-_HISTOGRAM_EXPECTED = """
-SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC') AS hour,
-       width_bucket(round(execution_time_ms * 1000)::bigint, $1::bigint[])::bigint AS bucket, count(*) AS total
-  FROM judgment_executions GROUP BY 1, 2, 3, 4
+_RESULT_TOTAL_EXPECTED = f"SELECT tenant_id, workflow_id, {_RESULT}, count(*) FROM judgment_executions GROUP BY 1, 2, 3"
+_RESULT_TOTAL_KEPT = """
+SELECT tenant_id, workflow_id, result, total_executions FROM judgment_results_total WHERE total_executions <> 0
 """
+_BUCKET = "to_timestamp(floor(extract(epoch FROM time) / {width}) * {width})"
+_KEPT_SINCE = {5: "now() - interval '5 hours'", 300: "now() - interval '300 days'", 3600: "'2000-01-01Z'"}
+_BUCKETS_EXPECTED = _VALUES + "UNION ALL ".join(
+    f"""
+SELECT tenant_id, coalesce(workflow_id, '') AS workflow_id, metric, {width} AS width_s, {_BUCKET.format(width=width)} AS bucket,
+       count(*), count(*) FILTER (WHERE status <> 'completed') AS failed, sum(v) / 1000000 AS sum{{extremes}}
+  FROM values_ WHERE time >= {since} {"AND metric = 'execution_time_ms'" if width == 5 else ""}
+ GROUP BY GROUPING SETS ((tenant_id, metric, 5), (tenant_id, workflow_id, metric, 5))
+"""
+    for width, since in _KEPT_SINCE.items()
+)
+_BUCKETS_KEPT = "UNION ALL ".join(
+    f"""
+SELECT tenant_id, workflow_id, metric_name, width_s, bucket, count, failed, sum{{extremes}}
+  FROM judgment_metrics_buckets WHERE width_s = {width} AND bucket >= {since} AND (count <> 0 OR sum <> 0 OR failed <> 0)
+"""
+    for width, since in _KEPT_SINCE.items()
+)
+_HISTOGRAM_EXPECTED = (
+    _VALUES
+    + f"""
+SELECT tenant_id, workflow_id, metric, {_BUCKET.format(width=3600)} AS bucket, {slot_sql("v")} AS slot, count(*)
+  FROM values_ GROUP BY 1, 2, 3, 4, 5
+"""
+)
 _HISTOGRAM_KEPT = """
-SELECT tenant_id, workflow_id, hour, (place - 1)::bigint AS bucket, amount
-  FROM judgment_metrics_hourly, unnest(execution_time_histogram) WITH ORDINALITY AS h(amount, place) WHERE amount <> 0
+SELECT tenant_id, workflow_id, metric_name, bucket, slot, n
+  FROM judgment_metrics_buckets CROSS JOIN LATERAL unnest(slots, counts) AS h(slot, n)
+ WHERE width_s = 3600 AND workflow_id <> ''
 """
-_FINE_EXPECTED = """
-SELECT to_timestamp(floor(extract(epoch FROM created_at) / 5) * 5) AS time, tenant_id, workflow_id, status, count(*),
-       sum(round(execution_time_ms * 1000))::bigint
-  FROM judgment_executions WHERE created_at > now() - interval '5 hours' GROUP BY 1, 2, 3, 4
+_SAMPLES_EXPECTED = (
+    _VALUES
+    + f"""
+SELECT tenant_id, workflow_id, metric, {_BUCKET.format(width=300)} AS bucket, method_used, status, count(*), sum(v) / 1000000
+  FROM values_ WHERE time > now() - interval '300 days' GROUP BY 1, 2, 3, 4, 5, 6
 """
-_FINE_KEPT = """
-SELECT time, tenant_id, workflow_id, dimensions ->> 'status', count, sum FROM judgment_metrics_timeseries
- WHERE metric_name = 'execution_time_ms' AND time > now() - interval '5 hours' AND (count <> 0 OR sum <> 0)
+)
+_SAMPLES_KEPT = f"""
+SELECT tenant_id, workflow_id, metric_name, {_BUCKET.format(width=300)} AS bucket, dimensions ->> 'method',
+       dimensions ->> 'status', sum(count), sum(sum)
+  FROM judgment_metrics_timeseries WHERE time > now() - interval '300 days' AND metric_name <> 'execution_count'
+ GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(count) <> 0 OR sum(sum) <> 0
+"""
+_COUNTS_KEPT = """
+SELECT tenant_id, workflow_id, sum(count)::bigint FROM judgment_metrics_timeseries
+ WHERE metric_name = 'execution_count' AND time > now() - interval '300 days' GROUP BY 1, 2 HAVING sum(count) <> 0
+"""
+_COUNTS_EXPECTED = """
+SELECT tenant_id, workflow_id, count(*) FROM judgment_executions
+ WHERE to_timestamp(floor(extract(epoch FROM created_at) / 5) * 5) > now() - interval '300 days' GROUP BY 1, 2
 """
 
 
-async def check_rollups(database: Database, within_s: float = 30.0) -> int:
-    """Wait until all that is committed is rolled up, then compare everything; returns the number of judgments."""
+async def check_rollups(database: Database, within_s: float = 30.0, *, extremes: bool = False) -> int:
+    """Wait until all that is committed is rolled up, then compare everything; returns the number of judgments.
+
+    `extremes`: smallest and largest values too; they are only exact where nothing was taken back since they were computed.
+    """
     await database.settle(within_s)
-    pairs: dict[str, tuple[str, str, list[Any]]] = {
-        "judgment_metrics_hourly": (_HOURLY_EXPECTED, _HOURLY_KEPT, []),
-        "judgment_results_hourly": (_RESULTS_EXPECTED, _RESULTS_KEPT, []),
-        "execution_time_histogram": (_HISTOGRAM_EXPECTED, _HISTOGRAM_KEPT, [BOUNDS_US]),
-        "judgment_metrics_timeseries": (_FINE_EXPECTED, _FINE_KEPT, []),
+    low_high = ", min(v)::float8 / 1000000, max(v)::float8 / 1000000" if extremes else ""
+    kept_low_high = ", minimum, maximum" if extremes else ""
+    pairs: dict[str, tuple[str, str]] = {
+        "judgment_metrics_hourly": (_HOURLY_EXPECTED, _HOURLY_KEPT),
+        "judgment_metrics_total": (_TOTAL_EXPECTED, _TOTAL_KEPT),
+        "judgment_results_hourly": (_RESULTS_EXPECTED, _RESULTS_KEPT),
+        "judgment_results_total": (_RESULT_TOTAL_EXPECTED, _RESULT_TOTAL_KEPT),
+        "judgment_metrics_buckets": (
+            _BUCKETS_EXPECTED.replace("{extremes}", low_high),
+            _BUCKETS_KEPT.replace("{extremes}", kept_low_high),
+        ),
+        "histograms": (_HISTOGRAM_EXPECTED, _HISTOGRAM_KEPT),
+        "judgment_metrics_timeseries": (_SAMPLES_EXPECTED, _SAMPLES_KEPT),
+        "execution_count": (_COUNTS_EXPECTED, _COUNTS_KEPT),
     }
-    connection = await database.connect()
+    judgments, rollups = await database.connect(), await database.connect_rollups()
     try:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            for name, (expected_sql, kept_sql, values) in pairs.items():
-                expected = {tuple(row) for row in await connection.fetch(expected_sql, *values, timeout=60)}
-                kept = {tuple(row) for row in await connection.fetch(kept_sql, timeout=60)}
-                missing, extra = sorted(expected - kept, key=str)[:5], sorted(kept - expected, key=str)[:5]
-                assert expected == kept, f"{name} differs from the table\n expected {missing}\n kept     {extra}"
-            stored = await connection.fetchval("SELECT count(*) FROM judgment_executions")
-            summed = await connection.fetchval("SELECT coalesce(sum(total_executions), 0) FROM judgment_metrics_hourly")
-            assert stored == summed
-            return int(stored)
+        for name, (expected_sql, kept_sql) in pairs.items():
+            expected = {_plain(row) for row in await judgments.fetch(expected_sql, timeout=120)}
+            kept = {_plain(row) for row in await rollups.fetch(kept_sql, timeout=120)}
+            missing, extra = sorted(expected - kept, key=str)[:5], sorted(kept - expected, key=str)[:5]
+            assert expected == kept, f"{name} differs from the table\n expected {missing}\n kept     {extra}"
+        stored = await judgments.fetchval("SELECT count(*) FROM judgment_executions")
+        summed = await rollups.fetchval("SELECT coalesce(sum(total_executions), 0) FROM judgment_metrics_hourly")
+        assert stored == summed
+        return int(stored)
     finally:
-        await connection.close()
+        await judgments.close()
+        await rollups.close()
+
+
+def _plain(row: Any) -> tuple[Any, ...]:
+    return tuple(row)
