@@ -16,7 +16,6 @@ import msgspec
 from msgspec import Meta
 
 from judgify_engine import resources
-from judgify_engine.core.samples import Windows
 from judgify_engine.errors import SettingsError
 from judgify_engine.units import KIB, MIB
 
@@ -181,11 +180,6 @@ class Config(Section, frozen=True):
     def embedded(self) -> bool:
         """Whether this process brings its own PostgreSQL."""
         return not self.database.url
-
-    @property
-    def windows(self) -> Windows:
-        """How long the narrow buckets are kept."""
-        return Windows(self.keep.live_hours * 3600, self.metrics.keep_days * 86_400)
 
 
 SHORT = {

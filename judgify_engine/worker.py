@@ -19,6 +19,7 @@ from aiohttp import web
 from judgify_engine import interrupts
 from judgify_engine.cdc.holder import Holder
 from judgify_engine.config import Config
+from judgify_engine.core.samples import Windows
 from judgify_engine.errors import JudgifyError, StartupError
 from judgify_engine.ingest.admission import Admission
 from judgify_engine.ingest.app import build_app
@@ -146,6 +147,7 @@ class Worker:
         self, database: Database, rollups: Database, code: str | None, stop: asyncio.Event, companion: Companion | None
     ) -> None:
         config, metrics = self._config, self._metrics
+        windows = Windows(config.keep.live_hours * 3600, config.metrics.keep_days * 86_400)
         holder: Holder
 
         def follows() -> bool:
@@ -155,8 +157,8 @@ class Worker:
         hub = Hub(SnapshotReader(rollups, config.change.slot), follows, config.live, metrics)
         books = Books(database, rollups, config.change.slot, config.keep.live_hours)
         reconcile = ReconcileLoop(books, lambda: holder.holding, config.reconcile, metrics)
-        holder = Holder(database, rollups, (registry, hub, reconcile), config.change, config.windows, metrics, registry.forget)
-        repairs = RepairStore(database, rollups, config.change.slot, config.windows, holder.snapshot)
+        holder = Holder(database, rollups, (registry, hub, reconcile), config.change, windows, metrics, registry.forget)
+        repairs = RepairStore(database, rollups, config.change.slot, windows, holder.snapshot)
 
         def repaired(start_s: int, end_s: int) -> None:
             hub.reload()

@@ -20,9 +20,7 @@ from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.change_loop import ChangeLoop
 from judgify_engine.pipeline.ports import ChangeSink
 from judgify_engine.store.pool import AWAY, Database
-from judgify_engine.store.repair import rebuild, session
 from judgify_engine.store.rollup_writer import RollupStore
-from judgify_engine.store.tracking import read_tracking
 from judgify_engine.units import Position
 
 log = logging.getLogger(__name__)
@@ -127,10 +125,10 @@ class Holder:
             await stream.connect()
             if not await stream.take_lock():
                 return
-            async with session(self._rollups) as connection:
-                store = RollupStore(connection, self._config.slot, self._windows)
-                applied = await self._ensure_slot(stream, store, connection)
-                tracking = await read_tracking(self._judgments)
+            async with self._rollups.session() as connection:
+                store = RollupStore(self._judgments, connection, self._config.slot, self._windows)
+                applied = await self._ensure_slot(stream, store)
+                tracking = await store.tracking()
                 await stream.start(self._config.slot, PUBLICATION)
                 log.info("reading the log", extra={"slot": self._config.slot, "position": str(applied)})
                 self.holding, self.trouble = True, ""
@@ -141,9 +139,7 @@ class Holder:
         finally:
             stream.close()
 
-    async def _ensure_slot(
-        self, stream: Replication, store: RollupStore, rollups: "asyncpg.Connection[asyncpg.Record]"
-    ) -> Position:
+    async def _ensure_slot(self, stream: Replication, store: RollupStore) -> Position:
         """The position to go on from; makes slot and rollups anew where they do not belong together."""
         slot = self._config.slot
         async with self._judgments.query() as connection:
@@ -167,6 +163,6 @@ class Holder:
                 await connection.execute("SELECT pg_drop_replication_slot($1)", slot)
         consistent_lsn, snapshot = await stream.create_slot(slot)
         position = Position(consistent_lsn, -1)
-        await rebuild(self._judgments, snapshot, rollups, slot, position, self._windows)
+        await store.rebuild(snapshot, position)
         self._start_over = False
         return position

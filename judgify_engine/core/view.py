@@ -53,6 +53,10 @@ class ViewState:
         self._workflows = snapshot.workflows
         self._results = snapshot.results
         self._chart, self._live = snapshot.chart, snapshot.live
+        self._frame: dict[int, int] = {}
+        """Histogram of the whole time frame."""
+        for sums in snapshot.chart.values():
+            _add_counts(self._frame, sums.histogram, 1)
         self._total = Sums(histogram={})
         for sums in snapshot.workflows.values():
             self._total.add(sums)
@@ -92,6 +96,7 @@ class ViewState:
         self._changed_workflows.add(workflow)
         if bucket >= self._forgotten_chart:
             _at(self._chart, bucket).add(sums)
+            _add_counts(self._frame, sums.histogram, 1)
             self._changed_chart.add(bucket)
         if fine >= self._forgotten_live:
             _at(self._live, fine).add(sums)
@@ -141,9 +146,10 @@ class ViewState:
     def _forget_old(self, now_s: float) -> None:
         self._forgotten_chart = max(self._forgotten_chart, int(now_s) - FRAMES_S[self.key.timeframe] - self._bucket_s)
         self._forgotten_live = max(self._forgotten_live, int(now_s) - LIVE_WINDOW_S)
-        for table, first in ((self._chart, self._forgotten_chart), (self._live, self._forgotten_live)):
-            for start in [start for start in table if start < first]:
-                del table[start]
+        for start in [start for start in self._chart if start < self._forgotten_chart]:
+            _add_counts(self._frame, self._chart.pop(start).histogram, -1)
+        for start in [start for start in self._live if start < self._forgotten_live]:
+            del self._live[start]
 
     def _busiest(self) -> list[str]:
         return sorted(self._workflows, key=lambda name: -self._workflows[name].total)[:MAX_WORKFLOWS]
@@ -159,18 +165,18 @@ class ViewState:
                 "position": str(self.position),
                 "server_time": round(now_s, 3),
                 "rate_per_s": round(self.rate(now_s), 2),
-                "summary": summary_of(self._total, self._results),
+                "summary": summary_of(self._total, self._results, _p95_ms(self._frame)),
                 "timeframe": self.key.timeframe,
                 "bucket_s": self._bucket_s,
                 "charts": {
                     "execution_count_chart": [[start, s.total, s.failed] for start, s in points],
-                    "response_time_chart": [[start, _mean_ms(s), _p95_ms(s)] for start, s in points],
+                    "response_time_chart": [[start, _mean_ms(s), _p95_ms(s.histogram)] for start, s in points],
                     "success_rate_chart": [[start, _success_rate(s)] for start, s in points],
                 },
                 "live_bucket_s": LIVE_S,
                 "live_window_s": LIVE_WINDOW_S,
                 "live": [
-                    [start, s.total, s.failed, _mean_ms(s), _p95_ms(s)]
+                    [start, s.total, s.failed, _mean_ms(s), _p95_ms(s.histogram)]
                     for start, s in ((start, self._live[start]) for start in sorted(live) if start in self._live)
                 ],
                 "workflows": [
@@ -197,7 +203,12 @@ def _at(table: dict[K, Sums], place: K) -> Sums:
     return known
 
 
-def summary_of(total: Sums, results: dict[str, int]) -> dict[str, Any]:
+def _add_counts(into: dict[int, int], counts: dict[int, int], sign: int) -> None:
+    for slot, count in counts.items():
+        into[slot] = into.get(slot, 0) + sign * count
+
+
+def summary_of(total: Sums, results: dict[str, int], p95_ms: float | None) -> dict[str, Any]:
     """The summary of PROTOCOL.md."""
     return {
         "total_executions": total.total,
@@ -205,7 +216,7 @@ def summary_of(total: Sums, results: dict[str, int]) -> dict[str, Any]:
         "failed_executions": total.failed,
         "success_rate": _success_rate(total),
         "mean_execution_time_ms": _mean_ms(total),
-        "p95_execution_time_ms": _p95_ms(total),
+        "p95_execution_time_ms": p95_ms,
         "mean_confidence": round(total.confidence_ppm / 1e6 / total.total, 6) if total.total else None,
         "methods": {"rule": total.rule, "llm": total.llm, "hybrid": total.hybrid},
         "results": {name: count for name, count in sorted(results.items()) if count},
@@ -220,6 +231,6 @@ def _mean_ms(sums: Sums) -> float | None:
     return round(sums.execution_time_us / 1000 / sums.total, 4) if sums.total else None
 
 
-def _p95_ms(sums: Sums) -> float | None:
-    value = quantile(sums.histogram, 0.95)
+def _p95_ms(histogram: dict[int, int]) -> float | None:
+    value = quantile(histogram, 0.95)
     return None if value is None else round(value / MILLIONTHS, 4)

@@ -65,6 +65,20 @@ class Database:
             server_settings=SESSION,
         )
 
+    @contextlib.asynccontextmanager
+    async def session(self, snapshot: str | None = None) -> AsyncIterator[Any]:
+        """A connection of its own, ended with all its temporary tables. `snapshot`: its name; all is read as of it."""
+        connection = await self.connect()
+        try:
+            if snapshot is None:
+                yield connection
+                return
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                await connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")  # the server's own name
+                yield connection
+        finally:
+            connection.terminate()
+
     async def open(self) -> None:
         """Make the pools; connections are made when they are needed. Does not wait for the server."""
         database = self._config.database

@@ -164,7 +164,7 @@ async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> Non
 
 
 async def swap(target: Any, span: Span) -> int:
-    """Put what was prepared in the place of what is there, in a transaction of `target`; returns how many judgments it counts."""
+    """Put what was prepared in the place of what is there, in a transaction of `target`; returns the judgments it counts."""
     bounds = span.start, span.end
     await target.execute(
         _TOTALS.format(sign="-", source="judgment", where="hour >= $1 AND hour < $2"), *bounds, timeout=TIMEOUT_S

@@ -15,7 +15,6 @@ from judgify_engine.pipeline.repair_loop import Request
 from judgify_engine.store import recompute
 from judgify_engine.store.pool import AWAY, Database
 from judgify_engine.store.rollup_writer import SWAP_LOCK, add
-from judgify_engine.units import Position, format_lsn
 
 Snapshot = Callable[[], AbstractAsyncContextManager[tuple[int, str]]]
 """Takes a snapshot of the table whose place in the log is known: (LSN, name), until left."""
@@ -70,10 +69,10 @@ class RepairStore:
         Raises Unavailable, or JudgifyError with PostgreSQL's reason.
         """
         try:
-            async with session(self._rollups) as target:
+            async with self._rollups.session() as target:
                 async with self._snapshot() as (lsn, name):
                     snapshot_at(lsn)
-                    async with at_snapshot(self._judgments, name) as source:
+                    async with self._judgments.session(snapshot=name) as source:
                         await recompute.prepare(source, target, _span(request), self._windows)
                 yield lsn, target
         except AWAY as error:
@@ -99,43 +98,6 @@ class RepairStore:
             await connection.execute(
                 "UPDATE rollup_repairs SET finished_at = now(), error = $2 WHERE id = $1", request.number, reason[:1000]
             )
-
-
-async def rebuild(judgments: Database, snapshot: str, target: Any, slot: str, position: Position, windows: Windows) -> None:
-    """Compute all rollups from the table, as of an exported snapshot, and set the position to where a new slot starts.
-
-    In one transaction of `target`: a crash leaves what was there before.
-    """
-    async with at_snapshot(judgments, snapshot) as source:
-        await recompute.prepare(source, target, recompute.ALL, windows)
-    async with target.transaction():
-        await target.execute("SELECT pg_advisory_xact_lock($1)", SWAP_LOCK)
-        await target.execute(recompute.EMPTY, timeout=recompute.TIMEOUT_S)
-        await recompute.swap(target, recompute.ALL)
-        await target.execute(
-            "INSERT INTO cdc_positions (slot_name, commit_lsn, change_index) VALUES ($1, $2::text::pg_lsn, $3)",
-            slot,
-            format_lsn(position.lsn),
-            position.index,
-        )
-
-
-@contextlib.asynccontextmanager
-async def session(database: Database) -> AsyncIterator[Any]:
-    """A connection of its own, ended with all its temporary tables."""
-    connection = await database.connect()
-    try:
-        yield connection
-    finally:
-        connection.terminate()
-
-
-@contextlib.asynccontextmanager
-async def at_snapshot(database: Database, name: str) -> AsyncIterator[Any]:
-    """A session that sees the database as an exported snapshot does."""
-    async with session(database) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        await connection.execute(f"SET TRANSACTION SNAPSHOT '{name}'")  # the server's own name for it; SET takes no parameters
-        yield connection
 
 
 def _span(request: Request) -> recompute.Span:

@@ -14,9 +14,11 @@ import asyncpg
 
 from judgify_engine.core.rollup import Delta
 from judgify_engine.core.samples import HOUR_S, Windows, buckets_of, kept
+from judgify_engine.core.tracking import Tracking
 from judgify_engine.errors import DatabaseUnavailable, Unavailable
-from judgify_engine.store.pool import AWAY
-from judgify_engine.store.recompute import EMPTY
+from judgify_engine.store import recompute
+from judgify_engine.store.pool import AWAY, Database
+from judgify_engine.store.tracking import read_tracking
 from judgify_engine.units import Position, format_lsn, parse_lsn
 from judgify_engine.wire.pgtext import SAMPLE_COLUMNS, decimal, encode_samples, histogram_arrays, real
 
@@ -109,8 +111,8 @@ class Fenced(Unavailable):
 class RollupStore:
     """Writes the rollups over one connection of its own, which belongs to the holder of the slot."""
 
-    def __init__(self, connection: "asyncpg.Connection[Any]", slot: str, windows: Windows) -> None:
-        self._connection, self._slot, self._windows = connection, slot, windows
+    def __init__(self, judgments: Database, connection: "asyncpg.Connection[Any]", slot: str, windows: Windows) -> None:
+        self._judgments, self._connection, self._slot, self._windows = judgments, connection, slot, windows
 
     async def position(self) -> Position | None:
         """Up to where the rollups are computed; None: never."""
@@ -121,7 +123,7 @@ class RollupStore:
         try:
             async with self._connection.transaction():
                 if delta.truncated:
-                    await self._connection.execute(EMPTY, timeout=3600)
+                    await self._connection.execute(recompute.EMPTY, timeout=recompute.TIMEOUT_S)
                 await add(self._connection, self._slot, delta, self._windows)
         except AWAY as error:
             raise DatabaseUnavailable("PostgreSQL is away; the rollup goes on when it is back") from error
@@ -129,6 +131,29 @@ class RollupStore:
     async def forget_position(self) -> None:
         """Before a new slot is made: until the rollups are computed, there is no position, so a crash starts over."""
         await self._connection.execute("DELETE FROM cdc_positions WHERE slot_name = $1", self._slot)
+
+    async def rebuild(self, snapshot: str, position: Position) -> None:
+        """Compute all rollups from the table, as of an exported snapshot, and set the position to where a new slot starts.
+
+        In one transaction: a crash leaves what was there before.
+        """
+        target = self._connection
+        async with self._judgments.session(snapshot) as source:
+            await recompute.prepare(source, target, recompute.ALL, self._windows)
+        async with target.transaction():
+            await target.execute("SELECT pg_advisory_xact_lock($1)", SWAP_LOCK)
+            await target.execute(recompute.EMPTY, timeout=recompute.TIMEOUT_S)
+            await recompute.swap(target, recompute.ALL)
+            await target.execute(
+                "INSERT INTO cdc_positions (slot_name, commit_lsn, change_index) VALUES ($1, $2::text::pg_lsn, $3)",
+                self._slot,
+                format_lsn(position.lsn),
+                position.index,
+            )
+
+    async def tracking(self) -> Tracking:
+        """What workflows track, as far back as there are versions. Raises DatabaseUnavailable or Overloaded."""
+        return await read_tracking(self._judgments)
 
 
 async def add(connection: Any, slot: str, delta: Delta, windows: Windows) -> None:

@@ -48,6 +48,9 @@ def row(**fields: Any) -> dict[str, Any]:
         "confidence_score": 0.5,
         "final_result": '{"verdict": "ok"}',
         "created_at": T0 * 1_000_000,
+        "workflow_version": 1,
+        "input_data": '{"value": 1}',
+        "occurred_at": None,
     }
     return values | fields
 
@@ -143,6 +146,9 @@ JUDGMENT_COLUMNS = [
     ("confidence_score", 701),
     ("final_result", 3802),
     ("created_at", 1184),
+    ("workflow_version", 23),
+    ("input_data", 3802),
+    ("occurred_at", 1184),
 ]
 
 
@@ -162,4 +168,7 @@ def wire_row(fields: dict[str, Any]) -> tuple[Value, ...]:
         pack(">d", fields["confidence_score"]),
         jsonb(fields["final_result"]),
         pack(">q", fields["created_at"] - EPOCH_2000_US),
+        pack(">i", fields["workflow_version"]),
+        jsonb(fields["input_data"]),
+        None if fields["occurred_at"] is None else pack(">q", fields["occurred_at"] - EPOCH_2000_US),
     )

@@ -1,91 +1,110 @@
-"""Quantiles within their error, merging by adding, and the very buckets that PostgreSQL's width_bucket gives."""
+"""Quantiles within their error, merging by adding, and the very slots that PostgreSQL's width_bucket gives."""
 
+import csv
 import math
+import random
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judgify_engine.core.histogram import BOUNDS_US, ERROR, HIGHEST_US, LOWEST_US, bucket_of, quantile_us, to_array
+from judgify_engine.core.histogram import BOUNDS, ERROR, LIMIT, MILLIONTHS, middle_of, quantile, slot_of
 
-TIMES = st.one_of(st.integers(LOWEST_US, HIGHEST_US), st.integers(LOWEST_US, 200), st.sampled_from(BOUNDS_US[:-1]))
-LISTS = st.lists(TIMES, min_size=1, max_size=60)
+READINGS = Path(__file__).resolve().parents[3] / "shared" / "data" / "machine_temperature.csv"
+HIGHEST = int(LIMIT) * MILLIONTHS
+VALUES = st.one_of(
+    st.integers(-HIGHEST, HIGHEST),
+    st.integers(-200, 200),
+    st.sampled_from(BOUNDS[:-1]),
+    st.sampled_from(BOUNDS[:-1]).map(lambda v: -v),
+)
+LISTS = st.lists(VALUES, min_size=1, max_size=60)
+FLOATS = 1 + 1e-12  # beyond 2**53 the middle of a slot is rounded
+FRACTIONS = (0.01, 0.25, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 
-def count(times: list[int]) -> dict[int, int]:
+def count(values: list[int]) -> dict[int, int]:
     counts: dict[int, int] = {}
-    for time in times:
-        counts[bucket_of(time)] = counts.get(bucket_of(time), 0) + 1
+    for value in values:
+        counts[slot_of(value)] = counts.get(slot_of(value), 0) + 1
     return counts
 
 
-def width_bucket(operand: int, thresholds: tuple[int, ...]) -> int:
-    """As PostgreSQL documents it: 0 below the first threshold, else the number of the last one that is not above."""
-    return sum(1 for threshold in thresholds if threshold <= operand)
+def exact(values: list[int], fraction: float) -> int:
+    """Nearest rank."""
+    return sorted(values)[max(1, math.ceil(fraction * len(values))) - 1]
+
+
+def assert_within_error(values: list[int], fraction: float) -> None:
+    found, true = quantile(count(values), fraction), exact(values, fraction)
+    assert found is not None
+    assert abs(found - true) <= ERROR * abs(true) * FLOATS, f"quantile {fraction}: {found} instead of {true}"
 
 
 @given(LISTS, st.floats(0.01, 1.0))
-def test_quantile_is_within_the_error_of_the_exact_one(times: list[int], fraction: float) -> None:
-    exact = sorted(times)[math.ceil(fraction * len(times)) - 1]
-    found = quantile_us(count(times), fraction)
-    assert found is not None
-    assert abs(found - exact) <= ERROR * exact
+def test_quantile_is_within_the_error_of_the_exact_one(values: list[int], fraction: float) -> None:
+    assert_within_error(values, fraction)
 
 
-def test_every_bucket_stands_for_all_of_its_values() -> None:
-    for low, after in pairwise(BOUNDS_US):
-        for value in (low, after - 1):
-            found = quantile_us({bucket_of(value): 1}, 0.5)
-            assert found is not None
-            assert abs(found - value) <= ERROR * value
+@pytest.mark.skipif(not READINGS.exists(), reason="the readings are not beside this checkout")
+@pytest.mark.parametrize("fraction", FRACTIONS)
+def test_quantiles_of_real_readings_are_within_the_error(fraction: float) -> None:
+    with READINGS.open(newline="") as file:
+        values = [round(float(line["value"]) * MILLIONTHS) for line in csv.DictReader(file)]
+    assert len(values) == 22_695
+    assert_within_error(values, fraction)
 
 
-def test_the_whole_range_has_buckets() -> None:
-    assert BOUNDS_US[0] == LOWEST_US
-    assert BOUNDS_US[-1] > HIGHEST_US or bucket_of(HIGHEST_US) == len(BOUNDS_US)
-    assert list(BOUNDS_US) == sorted(set(BOUNDS_US))
+@pytest.mark.parametrize("fraction", FRACTIONS)
+@pytest.mark.parametrize("shape", [0.5, 1.1, 3.0])
+def test_quantiles_of_a_heavy_tail_are_within_the_error(shape: float, fraction: float) -> None:
+    chance = random.Random(7)
+    values = [min(HIGHEST, round(chance.paretovariate(shape) * MILLIONTHS)) for _ in range(20_000)]
+    assert_within_error(values, fraction)
+
+
+def test_every_slot_stands_for_all_of_its_values() -> None:
+    for low, after in pairwise(BOUNDS):
+        for value in (low, after - 1, -low, 1 - after):
+            assert abs(middle_of(slot_of(value)) - value) <= ERROR * abs(value) * FLOATS
+
+
+def test_the_whole_range_has_slots() -> None:
+    assert BOUNDS[0] == 1
+    assert BOUNDS[-1] >= HIGHEST > BOUNDS[-2]
+    assert BOUNDS[-1] < 2**63
+    assert list(BOUNDS) == sorted(set(BOUNDS))
 
 
 def test_the_bounds_never_change() -> None:
-    """Histograms are stored by bucket: other bounds would give old ones another meaning."""
-    assert BOUNDS_US[:12] == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13)
-    assert len(BOUNDS_US) == 166
-    assert sum(BOUNDS_US) == 341_561_186
+    """Histograms are stored by slot: other bounds would give old ones another meaning."""
+    assert BOUNDS[:3] + BOUNDS[48:53] == (1, 2, 3, 49, 50, 51, 52, 53)
+    assert len(BOUNDS) == 2085
+    assert sum(BOUNDS) == 463_562_201_379_942_646_950
 
 
 @given(LISTS, LISTS)
 def test_merging_is_the_histogram_of_both(left: list[int], right: list[int]) -> None:
     merged = count(left)
-    for bucket, number in count(right).items():
-        merged[bucket] = merged.get(bucket, 0) + number
+    for slot, number in count(right).items():
+        merged[slot] = merged.get(slot, 0) + number
     assert merged == count(left + right)
-    assert quantile_us(merged, 0.95) == quantile_us(count(left + right), 0.95)
+    assert quantile(merged, 0.95) == quantile(count(left + right), 0.95)
 
 
-@given(st.one_of(st.integers(-5, HIGHEST_US + 5), st.sampled_from(BOUNDS_US)))
-def test_buckets_are_those_of_width_bucket(value: int) -> None:
-    assert bucket_of(value) == width_bucket(value, BOUNDS_US)
+@given(VALUES)
+def test_slots_are_those_of_width_bucket(value: int) -> None:
+    """As PostgreSQL documents it: 0 below the first threshold, else the number of the last one that is not above."""
+    bucket = sum(1 for threshold in BOUNDS if threshold <= abs(value))
+    assert slot_of(value) == (bucket if value >= 0 else -bucket)
 
 
-@given(LISTS)
-def test_array_holds_each_count_at_its_bucket(times: list[int]) -> None:
-    counts = count(times)
-    array = to_array(counts)
-    read = [int(item) for item in array[1:-1].split(",")]
-    assert {bucket: number for bucket, number in enumerate(read) if number} == counts
-    assert len(read) == max(counts) + 1
-    assert quantile_us(read, 0.5) == quantile_us(counts, 0.5)
-
-
-@pytest.mark.parametrize("nothing", [{}, [], {3: 0}, [0, 0]])
-def test_nothing_has_no_quantile(nothing: dict[int, int] | list[int]) -> None:
-    assert quantile_us(nothing, 0.5) is None
-
-
-def test_nothing_is_an_empty_array() -> None:
-    assert to_array({}) == "{}"
+@pytest.mark.parametrize("nothing", [{}, {3: 0}])
+def test_nothing_has_no_quantile(nothing: dict[int, int]) -> None:
+    assert quantile(nothing, 0.5) is None
 
 
 def test_what_was_taken_back_does_not_count() -> None:
-    assert quantile_us({5: 0, 9: 2}, 0.5) == quantile_us({9: 2}, 0.5)
+    assert quantile({5: 0, 9: 2}, 0.5) == quantile({9: 2}, 0.5)

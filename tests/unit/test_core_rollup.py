@@ -1,5 +1,7 @@
 """Whatever is done to the rows, and however the log is cut: the sums are those of the rows that are left."""
 
+import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -8,9 +10,22 @@ from builders import T0, change, row
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judgify_engine.core.histogram import bucket_of
+from judgify_engine.core.histogram import slot_of
 from judgify_engine.core.model import Change
-from judgify_engine.core.rollup import FINE_BUCKET_S, HOUR_S, Delta, Sums, result_name
+from judgify_engine.core.rollup import UNTRACKED, Delta, Sums, result_name
+from judgify_engine.core.samples import (
+    ALL_WORKFLOWS,
+    CONFIDENCE,
+    EXECUTION_TIME,
+    FINE_S,
+    HOUR_S,
+    LIVE_S,
+    Sample,
+    Windows,
+    buckets_of,
+    kept,
+)
+from judgify_engine.core.tracking import Tracking
 from judgify_engine.units import START, Position
 
 ROWS = st.builds(
@@ -74,14 +89,14 @@ def expected(rows: list[dict[str, Any]], width_s: int) -> dict[Any, Told]:
     groups: dict[Any, list[dict[str, Any]]] = {}
     for r in rows:
         second = r["created_at"] // 1_000_000
-        groups.setdefault((r["tenant_id"], r["workflow_id"], second // width_s * width_s, r["status"]), []).append(r)
+        groups.setdefault((r["tenant_id"], r["workflow_id"], second // width_s * width_s), []).append(r)
     result = {}
     for key, group in groups.items():
         times = [round(r["execution_time_ms"] * 1000) for r in group]
-        buckets = [bucket_of(time) for time in times]
+        buckets = [slot_of(time * 1000) for time in times]
         methods = [r["method_used"] for r in group]
         result[key] = Told(
-            len(group), len(group) if key[3] == "failed" else 0, methods.count("rule"), methods.count("llm"),
+            len(group), sum(r["status"] == "failed" for r in group), methods.count("rule"), methods.count("llm"),
             methods.count("hybrid"),
             sum(times), sum(round(r["confidence_score"] * 1_000_000) for r in group),
             frozenset((bucket, buckets.count(bucket)) for bucket in buckets),
@@ -99,19 +114,19 @@ def expected_results(rows: list[dict[str, Any]]) -> dict[Any, int]:
     return counts
 
 
-def cut(changes: list[Change], cuts: list[int]) -> Iterator[Delta]:
+def cut(changes: list[Change], cuts: list[int], tracking: Tracking = UNTRACKED) -> Iterator[Delta]:
     """The deltas of a run of the log that is cut at these places."""
-    delta = Delta()
+    delta = Delta(tracking=tracking)
     for index, one in enumerate(changes):
         delta.add(one)
         if index in cuts:
             yield delta
-            delta = Delta(delta.position)
+            delta = Delta(delta.position, tracking)
     if delta.changes:
         yield delta
 
 
-@pytest.mark.parametrize("width_s", [1, FINE_BUCKET_S, HOUR_S])
+@pytest.mark.parametrize("width_s", [1, LIVE_S, HOUR_S])
 @given(OPERATIONS, st.lists(st.integers(0, 30), max_size=8))
 def test_the_sums_are_those_of_the_surviving_rows_however_the_log_is_cut(
     width_s: int, operations: list[tuple[str, int, dict[str, Any]]], cuts: list[int]
@@ -163,8 +178,8 @@ def test_by_does_not_change_the_delta() -> None:
     for index in range(5):
         delta.add(change(index, None, row(created_at=(T0 + index) * 1_000_000)))
     before = {key: told(sums) for key, sums in delta.sums.items()}
-    assert delta.by(HOUR_S).keys() == {("demo", "w", T0, "completed")}
-    assert told(delta.by(HOUR_S)["demo", "w", T0, "completed"]).total == 5
+    assert delta.by(HOUR_S).keys() == {("demo", "w", T0)}
+    assert told(delta.by(HOUR_S)["demo", "w", T0]).total == 5
     assert {key: told(sums) for key, sums in delta.sums.items()} == before
 
 
@@ -172,7 +187,7 @@ def test_by_does_not_change_the_delta() -> None:
 def test_times_before_1970_fall_into_the_bucket_that_holds_them(created_us: int) -> None:
     delta = Delta()
     delta.add(change(0, None, row(created_at=created_us)))
-    ((_, _, hour, _),) = delta.by(HOUR_S).keys()
+    ((_, _, hour),) = delta.by(HOUR_S).keys()
     assert hour * 1_000_000 <= created_us < (hour + HOUR_S) * 1_000_000
 
 
@@ -215,3 +230,120 @@ def test_a_failed_judgment_counts_as_failed_whatever_its_result_says() -> None:
     delta = Delta()
     delta.add(change(0, None, row(status="failed", final_result='{"verdict": "ok"}')))
     assert delta.results == {("demo", "w", T0, "failed"): 1}
+
+
+FOREVER = Windows(10**12, 10**12)
+TRACKING = Tracking([("a", "w", 1, 0, ("heat",)), ("b", "x", 1, 0, ("heat", "deep.er"))])
+INPUTS = st.sampled_from(
+    ['{"heat": 92.3}', '{"heat": -7, "deep": {"er": 0.5}}', '{"heat": "hot"}', '{"heat": true}', '{"deep": 3}', "[]", "5",
+     '{"heat": 1e13}', '{"heat": 0}', '{"deep": {"er": 1e-7}, "heat": 123456789012.123456}']
+)  # fmt: skip
+TRACKED_ROWS = st.builds(
+    lambda one, text, occurred: one | {"input_data": text, "occurred_at": occurred},
+    ROWS,
+    INPUTS,
+    st.one_of(st.none(), st.integers(T0 * 1_000_000 - 9_000_000_000, T0 * 1_000_000)),
+)
+
+
+def values_of(r: dict[str, Any]) -> list[tuple[str, int, int]]:
+    """(metric, second, value in millionths) of a row, found another way."""
+    created, occurred = r["created_at"], r["occurred_at"]
+    second = created // 1_000_000
+    found = [
+        (EXECUTION_TIME, second, round(r["execution_time_ms"] * 1000) * 1000),
+        (CONFIDENCE, second, round(r["confidence_score"] * 1_000_000)),
+    ]
+    fields = {("a", "w"): ["heat"], ("b", "x"): ["heat", "deep.er"]}.get((r["tenant_id"], r["workflow_id"]), [])
+    for field in fields:
+        value: Any = json.loads(r["input_data"])
+        for part in field.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 9e12:
+            at = (created if occurred is None else occurred) // 1_000_000
+            found.append((f"input.{field}", at, round(float(value) * 1e6)))
+    return found
+
+
+def expected_buckets(rows: list[dict[str, Any]]) -> dict[Any, tuple[Any, ...]]:
+    groups: dict[Any, list[tuple[int, bool]]] = {}
+    for r in rows:
+        for metric, second, value in values_of(r):
+            for width in (LIVE_S, FINE_S, HOUR_S) if metric == EXECUTION_TIME else (FINE_S, HOUR_S):
+                for workflow in (r["workflow_id"], ALL_WORKFLOWS):
+                    key = (r["tenant_id"], workflow, metric, width, second // width * width)
+                    groups.setdefault(key, []).append((value, r["status"] != "completed"))
+    return {
+        key: (
+            len(group), sum(failed for _, failed in group), sum(value for value, _ in group),
+            frozenset(Counter(slot_of(value) for value, _ in group).items()),
+        )
+        for key, group in groups.items()
+    }  # fmt: skip
+
+
+def figures(sample: Sample) -> tuple[Any, ...]:
+    counts = frozenset((slot, count) for slot, count in sample.histogram.items() if count)
+    return sample.count, sample.failed, sample.sum, counts
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["insert"] * 4 + ["update"] * 2 + ["delete", "truncate"]), st.integers(0, 99), TRACKED_ROWS),
+        max_size=25,
+    ),
+    st.lists(st.integers(0, 25), max_size=8),
+)
+def test_buckets_hold_the_values_of_the_surviving_rows_however_the_log_is_cut(
+    operations: list[tuple[str, int, dict[str, Any]]], cuts: list[int]
+) -> None:
+    changes, rows = run(operations)
+    buckets: dict[Any, Sample] = {}
+    samples: dict[Any, Sample] = {}
+    for delta in cut(changes, cuts, TRACKING):
+        if delta.truncated:
+            buckets.clear()
+            samples.clear()
+        for key, added in buckets_of(delta.samples, T0, FOREVER).items():
+            buckets.setdefault(key, Sample(histogram={})).add(added)
+        for sample_key, sample in kept(delta.samples, T0, FOREVER):
+            samples.setdefault(sample_key, Sample(histogram={})).add(sample)
+    nothing = figures(Sample())
+    assert {key: figures(sample) for key, sample in buckets.items() if figures(sample) != nothing} == expected_buckets(rows)
+    assert sum(sample.count for key, sample in samples.items() if key[2] == EXECUTION_TIME) == len(rows)
+    if not any(what in ("update", "delete") for what, _, _ in operations):
+        for (tenant, workflow, metric, width, bucket), sample in buckets.items():
+            values = [
+                value
+                for r in rows if r["tenant_id"] == tenant and workflow in (r["workflow_id"], ALL_WORKFLOWS)
+                for name, second, value in values_of(r) if name == metric and second // width * width == bucket
+            ]  # fmt: skip
+            assert (sample.minimum, sample.maximum) == (min(values), max(values))
+
+
+@given(st.lists(TRACKED_ROWS, max_size=12), st.integers(-3, 2))
+def test_a_window_counts_what_belongs_to_it_and_nothing_else(rows: list[dict[str, Any]], hour: int) -> None:
+    start = T0 + hour * HOUR_S
+    windowed, whole = Delta(tracking=TRACKING, window=(start, start + HOUR_S)), Delta(tracking=TRACKING)
+    for index, one in enumerate(rows):
+        windowed.add(change(index, None, one))
+        whole.add(change(index, None, one))
+    inside = {key: figures(sample) for key, sample in whole.samples.items() if start <= key[3] < start + HOUR_S}
+    assert {key: figures(sample) for key, sample in windowed.samples.items()} == inside
+
+
+def test_what_is_taken_back_names_the_hours_to_compute_anew() -> None:
+    delta = Delta(tracking=TRACKING)
+    delta.add(change(0, None, row(created_at=(T0 + 5) * 1_000_000)))
+    assert delta.taken_back == set()
+    gone = row(tenant_id="a", created_at=(T0 + HOUR_S) * 1_000_000, occurred_at=(T0 - 1) * 1_000_000, input_data='{"heat": 1}')
+    delta.add(change(1, gone, None))
+    assert delta.taken_back == {T0 + HOUR_S, T0 - HOUR_S}
+
+
+def test_old_values_are_only_counted_by_the_hour() -> None:
+    delta = Delta()
+    delta.add(change(0, None, row(created_at=(T0 - 10 * HOUR_S) * 1_000_000)))
+    windows = Windows(live_s=HOUR_S, fine_s=5 * HOUR_S)
+    assert kept(delta.samples, T0, windows) == []
+    assert {key[3] for key in buckets_of(delta.samples, T0, windows)} == {HOUR_S}

@@ -9,7 +9,8 @@ from builders import T0, change, row
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judgify_engine.core.rollup import FINE_BUCKET_S, Delta, Sums
+from judgify_engine.core.rollup import Delta, Sums
+from judgify_engine.core.samples import LIVE_S
 from judgify_engine.core.view import BUCKETS_S, FRAMES_S, LIVE_WINDOW_S, MAX_WORKFLOWS, Snapshot, ViewKey, ViewState
 from judgify_engine.units import START, Position
 
@@ -29,7 +30,7 @@ def snapshot_of(rows: list[dict[str, Any]], position: Position, key: ViewKey = K
     def table(width_s: int, window_s: int) -> dict[int, Sums]:
         found: dict[int, Sums] = {}
         since = int(NOW_S - window_s) // width_s * width_s
-        for (tenant, workflow, start, _), sums in whole.by(width_s).items():
+        for (tenant, workflow, start), sums in whole.by(width_s).items():
             if mine(tenant, workflow) and start >= since:
                 found.setdefault(start, Sums(histogram={})).add(sums)
         return found
@@ -43,7 +44,7 @@ def snapshot_of(rows: list[dict[str, Any]], position: Position, key: ViewKey = K
         if mine(tenant, workflow):
             results[result] = results.get(result, 0) + count
     frame = key.timeframe
-    return Snapshot(position, workflows, results, table(BUCKETS_S[frame], FRAMES_S[frame]), table(FINE_BUCKET_S, LIVE_WINDOW_S))
+    return Snapshot(position, workflows, results, table(BUCKETS_S[frame], FRAMES_S[frame]), table(LIVE_S, LIVE_WINDOW_S))
 
 
 def decode(message: bytes) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 from judgify_engine.config import ChangeConfig
 from judgify_engine.core.model import Change
 from judgify_engine.core.rollup import Delta
+from judgify_engine.core.tracking import Tracking
 from judgify_engine.errors import Corrupt, DatabaseUnavailable
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.change_loop import ChangeLoop
@@ -98,7 +99,7 @@ async def follow(
     source.wal_end = wal_end
     config = config or ChangeConfig(flush_interval_s=3600.0, max_rows=max_rows)
     with pytest.raises(EndOfLog):
-        await ChangeLoop(source, store, [follower], store.position, config, metrics or Metrics()).run()
+        await ChangeLoop(source, store, [follower], store.position, Tracking(), config, metrics or Metrics()).run()
     return source, follower
 
 
@@ -134,7 +135,7 @@ async def test_a_failed_apply_confirms_nothing_and_tells_nobody() -> None:
     store.trouble = {0: "before"}
     log, follower = MemoryLog([RELATION, *inserts(100, 3)], store), Follower(store)
     with pytest.raises(DatabaseUnavailable):
-        await ChangeLoop(log, store, [follower], START, ChangeConfig(max_rows=2), Metrics()).run()
+        await ChangeLoop(log, store, [follower], START, Tracking(), ChangeConfig(max_rows=2), Metrics()).run()
     assert (log.confirmed, follower.told, store.position) == ([], [], START)
 
 
@@ -188,7 +189,7 @@ async def test_what_comes_again_after_a_failure_is_not_doubled(when: str) -> Non
     messages = [RELATION, *inserts(100, 3), *inserts(200, 3)]
     log, follower = MemoryLog(messages, store), Follower(store)
     with pytest.raises(DatabaseUnavailable):
-        await ChangeLoop(log, store, [follower], START, ChangeConfig(max_rows=2), Metrics()).run()
+        await ChangeLoop(log, store, [follower], START, Tracking(), ChangeConfig(max_rows=2), Metrics()).run()
     await follow(messages, store, config=AT_ONCE)
     assert store.counts == {("demo", "ok"): 6}
     assert store.position == Position(200, 2)
@@ -213,13 +214,14 @@ async def test_updates_deletes_and_truncates_take_back() -> None:
 
 
 async def test_changes_of_workflows_go_to_the_followers_only() -> None:
-    columns = [("tenant_id", 25), ("workflow_id", 25), ("version", 23), ("definition", 3802)]
+    columns = [("tenant_id", 25), ("workflow_id", 25), ("version", 23), ("definition", 3802), ("updated_at", 1184)]
     table = b.relation(7, "workflows", columns)
-    row: tuple[b.Value, ...] = (b"demo", b"w", b"\0\0\0\x02", b.jsonb('{"default": {}}'))
+    row: tuple[b.Value, ...] = (b"demo", b"w", b"\0\0\0\x02", b.jsonb('{"default": {}}'), bytes(8))
     store = MemoryStore()
     _, follower = await follow([table, b.begin(100), b.insert(7, *row), b.commit(100, 108)], store, config=AT_ONCE)
     ((delta, workflows, stored),) = follower.told
-    assert workflows[0].new == {"tenant_id": "demo", "workflow_id": "w", "version": 2, "definition": '{"default": {}}'}
+    assert workflows[0].new == {"tenant_id": "demo", "workflow_id": "w", "version": 2, "definition": '{"default": {}}',
+                                "updated_at": b.EPOCH_2000_US}  # fmt: skip
     assert stored == delta.position == Position(100, 0)
     assert store.counts == {}
 
@@ -236,8 +238,8 @@ async def test_changes_of_other_tables_only_move_the_position() -> None:
     "message",
     [
         b.update(b.JUDGMENTS_OID, None, b.wire_row(b.row())),
-        b.update(b.JUDGMENTS_OID, (bytes(16), *[None] * 8), b.wire_row(b.row()), b"K"),
-        b.delete(b.JUDGMENTS_OID, bytes(16), *[None] * 8, marker=b"K"),
+        b.update(b.JUDGMENTS_OID, (bytes(16), *[None] * 11), b.wire_row(b.row()), b"K"),
+        b.delete(b.JUDGMENTS_OID, bytes(16), *[None] * 11, marker=b"K"),
     ],
     ids=["update without old row", "update with key only", "delete with key only"],
 )
@@ -246,7 +248,7 @@ async def test_a_judgment_changed_without_its_old_row_stops_the_loop_with_the_re
     store = MemoryStore()
     log = MemoryLog([RELATION, *inserts(100, 1), b.begin(200), message, b.commit(200, 208)], store)
     with pytest.raises(Corrupt, match="REPLICA IDENTITY"):
-        await ChangeLoop(log, store, [], START, AT_ONCE, Metrics()).run()
+        await ChangeLoop(log, store, [], START, Tracking(), AT_ONCE, Metrics()).run()
 
 
 async def test_after_a_failure_the_lag_is_told_right() -> None:
@@ -255,7 +257,7 @@ async def test_after_a_failure_the_lag_is_told_right() -> None:
     store.trouble = {0: "before"}
     messages = [RELATION, *inserts(100, 5)]
     with pytest.raises(DatabaseUnavailable):
-        await ChangeLoop(MemoryLog(messages, store), store, [], START, ChangeConfig(max_rows=5), metrics).run()
+        await ChangeLoop(MemoryLog(messages, store), store, [], START, Tracking(), ChangeConfig(max_rows=5), metrics).run()
     await follow(messages, store, config=AT_ONCE, metrics=metrics)
     metrics.slot_held = 1
     told = {sample.name: sample.value for family in metrics.collect() for sample in family.samples}
@@ -266,7 +268,7 @@ async def test_a_corrupt_message_stops_the_loop_and_confirms_nothing_of_it() -> 
     store = MemoryStore()
     log = MemoryLog([RELATION, *inserts(100, 1)[:-1], b"I\0\0", b.commit(100, 108)], store)
     with pytest.raises(Corrupt):
-        await ChangeLoop(log, store, [], START, ChangeConfig(flush_interval_s=3600.0), Metrics()).run()
+        await ChangeLoop(log, store, [], START, Tracking(), ChangeConfig(flush_interval_s=3600.0), Metrics()).run()
     assert log.confirmed == []
 
 
@@ -302,7 +304,7 @@ async def test_whatever_fails_wherever_it_is_cut_the_sums_are_those_of_the_rows(
         log = MemoryLog(messages, store)
         config = ChangeConfig(flush_interval_s=3600.0, max_rows=rng.randrange(1, 9))
         with pytest.raises((EndOfLog, DatabaseUnavailable)):
-            await ChangeLoop(log, store, [], store.position, config, Metrics()).run()
+            await ChangeLoop(log, store, [], store.position, Tracking(), config, Metrics()).run()
     store.trouble = {}
     await follow(messages, store, config=ChangeConfig(max_rows=1))
     assert store.counts == {("demo", name): rows.count(name) for name in set(rows)}
