@@ -147,7 +147,7 @@ class Worker:
         self, database: Database, rollups: Database, code: str | None, stop: asyncio.Event, companion: Companion | None
     ) -> None:
         config, metrics = self._config, self._metrics
-        windows = Windows(config.keep.live_hours * 3600, config.metrics.keep_days * 86_400)
+        windows = windows_of(config)
         holder: Holder
 
         def follows() -> bool:
@@ -155,7 +155,7 @@ class Worker:
 
         registry = WorkflowRegistry(WorkflowStore(database), follows)
         hub = Hub(SnapshotReader(rollups, config.change.slot), follows, config.live, metrics)
-        books = Books(database, rollups, config.change.slot, config.keep.live_hours)
+        books = Books(database, rollups, config.change.slot, windows)
         reconcile = ReconcileLoop(books, lambda: holder.holding, config.reconcile, metrics)
         holder = Holder(database, rollups, (registry, hub, reconcile), config.change, windows, metrics, registry.forget)
         repairs = RepairStore(database, rollups, config.change.slot, windows, holder.snapshot)
@@ -278,6 +278,11 @@ class Worker:
                 await asyncio.wait_for(stop.wait(), POLL_POSTGRES_S)
             except TimeoutError:
                 self._postgres.poll()
+
+
+def windows_of(config: Config) -> Windows:
+    """How long the narrow buckets are kept."""
+    return Windows(config.keep.live_hours * 3600, config.metrics.keep_days * 86_400)
 
 
 def _verified(holder: Holder, reconcile: ReconcileLoop) -> list[tuple[str, str, dict[str, str], float]]:

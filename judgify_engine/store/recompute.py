@@ -136,6 +136,23 @@ SELECT bucket, tenant_id, workflow_id, 'execution_count', 1, jsonb_build_object(
        count, 1, 1, '{{}}', '{{}}'
   FROM new_samples WHERE bucket >= $1 AND metric_name = '{EXECUTION_TIME}'
 """
+_TOUCHED = """
+CREATE TEMP TABLE touched ON COMMIT DROP AS
+SELECT tenant_id, workflow_id FROM judgment_metrics_hourly WHERE hour >= $1 AND hour < $2
+ UNION SELECT tenant_id, workflow_id FROM judgment_results_hourly WHERE hour >= $1 AND hour < $2
+ UNION SELECT tenant_id, workflow_id FROM new_metrics_hourly
+"""
+# From their hours, not by what was replaced: so they are right again even where they did not agree with their hours.
+_ADD_UP = f"""
+DELETE FROM judgment_metrics_total WHERE (tenant_id, workflow_id) IN (SELECT * FROM touched);
+DELETE FROM judgment_results_total WHERE (tenant_id, workflow_id) IN (SELECT * FROM touched);
+INSERT INTO judgment_metrics_total (tenant_id, workflow_id, {SUMS})
+SELECT tenant_id, workflow_id, {", ".join(f"sum({name.strip()})" for name in SUMS.split(","))}
+  FROM judgment_metrics_hourly WHERE (tenant_id, workflow_id) IN (SELECT * FROM touched) GROUP BY 1, 2;
+INSERT INTO judgment_results_total (tenant_id, workflow_id, result, total_executions)
+SELECT tenant_id, workflow_id, result, sum(total_executions)
+  FROM judgment_results_hourly WHERE (tenant_id, workflow_id) IN (SELECT * FROM touched) GROUP BY 1, 2, 3
+"""
 
 
 async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> None:
@@ -166,35 +183,13 @@ async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> Non
 async def swap(target: Any, span: Span) -> int:
     """Put what was prepared in the place of what is there, in a transaction of `target`; returns the judgments it counts."""
     bounds = span.start, span.end
-    await target.execute(
-        _TOTALS.format(sign="-", source="judgment", where="hour >= $1 AND hour < $2"), *bounds, timeout=TIMEOUT_S
-    )
-    await target.execute(
-        _RESULT_TOTALS.format(sign="-", source="judgment", where="hour >= $1 AND hour < $2"), *bounds, timeout=TIMEOUT_S
-    )
+    await target.execute(_TOUCHED, *bounds, timeout=TIMEOUT_S)
     for table, time in zip(_TABLES, ("hour", "hour", "bucket", "time"), strict=True):
         await target.execute(f"DELETE FROM judgment_{table} WHERE {time} >= $1 AND {time} < $2", *bounds, timeout=TIMEOUT_S)
         columns = await _columns_of(target, f"judgment_{table}")
         await target.execute(f"INSERT INTO judgment_{table} ({columns}) SELECT {columns} FROM new_{table}", timeout=TIMEOUT_S)
-    await target.execute(_TOTALS.format(sign="", source="new", where="true"), timeout=TIMEOUT_S)
-    await target.execute(_RESULT_TOTALS.format(sign="", source="new", where="true"), timeout=TIMEOUT_S)
+    await target.execute(_ADD_UP, timeout=TIMEOUT_S)
     return int(await target.fetchval("SELECT coalesce(sum(total_executions), 0) FROM new_metrics_hourly"))
-
-
-_SUM_NAMES = [name.strip() for name in SUMS.split(",")]
-_TOTALS = (
-    f"INSERT INTO judgment_metrics_total AS m (tenant_id, workflow_id, {SUMS}) SELECT tenant_id, workflow_id, "
-    + ", ".join(f"{{sign}} sum({name})" for name in _SUM_NAMES)
-    + " FROM {source}_metrics_hourly WHERE {where} GROUP BY 1, 2 ON CONFLICT (tenant_id, workflow_id) DO UPDATE SET "
-    + ", ".join(f"{name} = m.{name} + excluded.{name}" for name in _SUM_NAMES)
-)
-_RESULT_TOTALS = (
-    "INSERT INTO judgment_results_total AS m (tenant_id, workflow_id, result, total_executions)"
-    " SELECT tenant_id, workflow_id, result, {sign} sum(total_executions) FROM {source}_results_hourly"
-    " WHERE {where} GROUP BY 1, 2, 3"
-    " ON CONFLICT (tenant_id, workflow_id, result) DO UPDATE SET"
-    " total_executions = m.total_executions + excluded.total_executions"
-)
 
 
 def _grouped(rows: str, width_s: int) -> str:
