@@ -137,7 +137,7 @@ class Worker:
         for one in {database, rollups}:
             await one.open()
         await upkeep.once(database, self._config.keep)
-        await metrics_upkeep.once(rollups, self._config)
+        await metrics_upkeep.prepare(rollups, self._config)
         seed = self._config.seed
         if seed.workflows:
             await seed_workflows(WorkflowStore(database), seed.tenant, seed.workflows)

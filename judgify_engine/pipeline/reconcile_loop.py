@@ -6,7 +6,6 @@ What differs three times in a row with nothing changing meanwhile is a differenc
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -106,31 +105,36 @@ class ReconcileLoop:
         return min([self._frontier_s, *self._touched, *(start_s for start_s, _ in self._open)])
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`."""
+        """Until `stop`; a comparison that waits for the rollups to come as far as the table was read does not hold it up."""
         stopped = asyncio.create_task(stop.wait(), name="reconcile-stop")
-        held = False
+        comparing = asyncio.create_task(self._compare_on(), name="reconcile-compare")
         try:
-            while not stop.is_set():
-                more = False
-                try:
-                    if held and not self._holds():
-                        self._frontier_s = _UNKNOWN_S
-                        self._touched.clear()
-                    elif self._holds():
-                        if not held:
-                            await self._begin()
-                        more = await self._step()
-                    held = self._holds()
-                except (Unavailable, Overloaded) as error:
-                    log.debug("nothing could be compared", extra={"reason": str(error)})
-                except Exception:  # judging goes on, whatever happens to its proof
-                    log.exception("comparing failed and is tried again")
-                pause_s = self._config.pause_s if more else self._config.interval_s
-                await asyncio.wait((stopped,), timeout=pause_s)
+            await asyncio.wait((stopped, comparing), return_when=asyncio.FIRST_COMPLETED)
+            if comparing.done():
+                comparing.result()  # it does not end by itself
         finally:
             stopped.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await stopped
+            comparing.cancel()
+            await asyncio.wait((stopped, comparing))
+
+    async def _compare_on(self) -> None:
+        held = False
+        while True:
+            more = False
+            try:
+                if held and not self._holds():
+                    self._frontier_s = _UNKNOWN_S
+                    self._touched.clear()
+                elif self._holds():
+                    if not held:
+                        await self._begin()
+                    more = await self._step()
+                held = self._holds()
+            except (Unavailable, Overloaded) as error:
+                log.debug("nothing could be compared", extra={"reason": str(error)})
+            except Exception:  # judging goes on, whatever happens to its proof
+                log.exception("comparing failed and is tried again")
+            await asyncio.sleep(self._config.pause_s if more else self._config.interval_s)
 
     async def _begin(self) -> None:
         """This process has begun to read the log: go on a little before where the last one came to. What was touched since it

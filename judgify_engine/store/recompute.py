@@ -18,7 +18,10 @@ PIPE_CHUNKS = 16
 SUMS = """total_executions, successful_executions, rule_executions, llm_executions, hybrid_executions, execution_time_us_sum,
  confidence_ppm_sum"""
 _TABLES = ("metrics_hourly", "results_hourly", "metrics_buckets", "metrics_timeseries")
-EMPTY = """
+# Lifts, for a transaction, TimescaleDB's refusal to unpack more than 100,000 rows in a DELETE. To others it is a name like any.
+UNLIMITED = "SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
+EMPTY = f"""
+{UNLIMITED};
 DELETE FROM judgment_metrics_hourly; DELETE FROM judgment_results_hourly; DELETE FROM judgment_metrics_total;
 DELETE FROM judgment_results_total; DELETE FROM judgment_metrics_buckets; DELETE FROM judgment_metrics_timeseries
 """
@@ -183,6 +186,7 @@ async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> Non
 async def swap(target: Any, span: Span) -> int:
     """Put what was prepared in the place of what is there, in a transaction of `target`; returns the judgments it counts."""
     bounds = span.start, span.end
+    await target.execute(UNLIMITED)
     await target.execute(_TOUCHED, *bounds, timeout=TIMEOUT_S)
     for table, time in zip(_TABLES, ("hour", "hour", "bucket", "time"), strict=True):
         await target.execute(f"DELETE FROM judgment_{table} WHERE {time} >= $1 AND {time} < $2", *bounds, timeout=TIMEOUT_S)

@@ -15,11 +15,12 @@ WITH judged AS (
   UNION ALL SELECT tenant_id, workflow_id, 'confidence', time, method_used, status, confidence FROM judged
   UNION ALL
   SELECT j.tenant_id, j.workflow_id, 'input.' || f.field, coalesce(j.occurred_at, j.created_at), method_used, status,
-         round((j.input_data ->> f.field)::float8 * 1000000)::bigint
+         round((j.input_data #>> string_to_array(f.field, '.'))::float8 * 1000000)::bigint
     FROM judged AS j JOIN workflow_versions AS w
       ON w.tenant_id = j.tenant_id AND w.workflow_id = j.workflow_id AND w.version = j.workflow_version
    CROSS JOIN LATERAL jsonb_array_elements_text(coalesce(w.definition -> 'track', '[]')) AS f(field)
-   WHERE jsonb_typeof(j.input_data -> f.field) = 'number' AND abs((j.input_data ->> f.field)::numeric) <= 9e12
+   WHERE jsonb_typeof(j.input_data #> string_to_array(f.field, '.')) = 'number'
+     AND abs((j.input_data #>> string_to_array(f.field, '.'))::numeric) <= 9e12
 )
 """
 _HOURLY_EXPECTED = """
