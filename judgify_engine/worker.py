@@ -30,6 +30,7 @@ from judgify_engine.ingest.judgments import EXECUTE_PATH, JudgmentRoutes
 from judgify_engine.ingest.listen import Listener, Room, listen
 from judgify_engine.ingest.openapi import build_openapi
 from judgify_engine.ingest.operate import OperateRoutes
+from judgify_engine.ingest.quarantine import QuarantineRoutes
 from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
 from judgify_engine.live.hub import Hub
@@ -41,6 +42,7 @@ from judgify_engine.pipeline.access import SCOPES, Access, Grant
 from judgify_engine.pipeline.batch_loop import BatchLoop
 from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.partition_queue import PartitionQueue
+from judgify_engine.pipeline.quarantine_loop import Quarantine
 from judgify_engine.pipeline.reconcile_loop import ReconcileLoop
 from judgify_engine.pipeline.registry import WorkflowRegistry
 from judgify_engine.pipeline.repair_loop import RepairLoop
@@ -50,6 +52,7 @@ from judgify_engine.store.copy_writer import CopyWriter
 from judgify_engine.store.embedded import EmbeddedPostgres
 from judgify_engine.store.judgments import JudgmentReader
 from judgify_engine.store.pool import Database
+from judgify_engine.store.quarantine import QuarantineStore
 from judgify_engine.store.reconcile import Books
 from judgify_engine.store.repair import RepairStore
 from judgify_engine.store.snapshots import SnapshotReader
@@ -166,15 +169,20 @@ class Worker:
 
         repair = RepairLoop(repairs, lambda: holder.changes, repaired)
         queues = [PartitionQueue(i, config.queue.max_rows, config.queue.max_bytes) for i in range(config.queue.partitions)]
-        writer = CopyWriter(database, metrics, config.http.request_timeout_s)
+        quarantine = Quarantine(QuarantineStore(database), metrics)
+        writer = CopyWriter(database, metrics, config.http.request_timeout_s, quarantine)
         batches = [BatchLoop(queue, writer, config.batch, metrics, config.http.request_timeout_s) for queue in queues]
         admission = Admission(config.http)
-        dashboards, direct, routes = self._routes(database, rollups, registry, hub, holder, queues, admission)
+        dashboards, direct, routes = self._routes(database, rollups, registry, hub, holder, queues, admission, quarantine)
         metrics.gauges.append(lambda: _gauges(queues, batches, admission, hub, database))
         metrics.gauges.append(lambda: _verified(holder, reconcile))
+        metrics.gauges.append(quarantine.gauges)
         async with asyncio.TaskGroup() as tasks:
-            for queue, batch in zip(queues, batches, strict=True):
+            committing = [
                 tasks.create_task(batch.run(), name=f"batch-{queue.partition}")
+                for queue, batch in zip(queues, batches, strict=True)
+            ]
+            tasks.create_task(quarantine.run(stop, committing), name="quarantine")
             for one in {database, rollups}:
                 tasks.create_task(one.watch(stop), name="database-watch")
             tasks.create_task(holder.run(stop), name="holder")
@@ -220,6 +228,7 @@ class Worker:
         holder: Holder,
         queues: list[PartitionQueue],
         admission: Admission,
+        quarantine: Quarantine,
     ) -> tuple[DashboardRoutes, Direct, list[web.RouteDef]]:
         config, metrics, seed = self._config, self._metrics, self._config.seed
         tokens, reader = TokenStore(database), JudgmentReader(database)
@@ -239,9 +248,10 @@ class Worker:
         def available() -> bool:
             return database.available
 
-        direct = Direct(judging, access, admission, available, EXECUTE_PATH, metrics)
+        direct = Direct(judging, access, admission, available, EXECUTE_PATH, metrics, quarantine)
         groups = (
-            JudgmentRoutes(judging, reader, access, admission, available, metrics),
+            JudgmentRoutes(judging, reader, access, admission, available, metrics, quarantine),
+            QuarantineRoutes(QuarantineStore(database), judging, reader, access, admission),
             SummaryRoutes(SummaryReader(rollups, config.change.slot), access),
             WorkflowRoutes(WorkflowStore(database), registry, access, admission),
             operate,
