@@ -30,6 +30,7 @@ from judgify_engine.ingest.judgments import EXECUTE_PATH, JudgmentRoutes
 from judgify_engine.ingest.listen import Listener, Room, listen
 from judgify_engine.ingest.openapi import build_openapi
 from judgify_engine.ingest.operate import OperateRoutes
+from judgify_engine.ingest.quality import QualityRoutes
 from judgify_engine.ingest.quarantine import QuarantineRoutes
 from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
@@ -52,6 +53,7 @@ from judgify_engine.store.copy_writer import CopyWriter
 from judgify_engine.store.embedded import EmbeddedPostgres
 from judgify_engine.store.judgments import JudgmentReader
 from judgify_engine.store.pool import Database
+from judgify_engine.store.quality import QualityReader
 from judgify_engine.store.quarantine import QuarantineStore
 from judgify_engine.store.reconcile import Books
 from judgify_engine.store.repair import RepairStore
@@ -252,6 +254,7 @@ class Worker:
         groups = (
             JudgmentRoutes(judging, reader, access, admission, available, metrics, quarantine),
             QuarantineRoutes(QuarantineStore(database), judging, reader, access, admission),
+            QualityRoutes(QualityReader(rollups), access),
             SummaryRoutes(SummaryReader(rollups, config.change.slot), access),
             WorkflowRoutes(WorkflowStore(database), registry, access, admission),
             operate,

@@ -11,6 +11,7 @@ from judgify_engine.core.rules import WorkflowDefinition
 from judgify_engine.ingest.workflows import WorkflowAnswer, WorkflowPage
 from judgify_engine.wire.answer import JudgmentAnswer, JudgmentPage, JudgmentRecord
 from judgify_engine.wire.problem import CONTENT_TYPE, Problem
+from judgify_engine.wire.quality import QualityReport
 from judgify_engine.wire.quarantine import QuarantinePage, QuarantineRecord
 from judgify_engine.wire.request import WORKFLOW_ID, ExecuteRequest
 from judgify_engine.wire.summary import Summary
@@ -25,6 +26,7 @@ _TYPES = (
     WorkflowAnswer,
     WorkflowPage,
     Summary,
+    QualityReport,
     QuarantineRecord,
     QuarantinePage,
     Problem,
@@ -89,6 +91,11 @@ _OPERATIONS = (
     _Operation(
         "get", "/api/v1/summary", "Metrics", "Figures, trends, alerts, and up to when they are verified", "read",
         {200: (Summary, "The summary.")}, (401, 403, 422, 503), None,
+        (_parameter("timeframe", "query", {"enum": ["1h", "6h", "24h", "7d"], "default": "24h"}, "How far back."), _FILTERS[0]),
+    ),
+    _Operation(
+        "get", "/api/v1/quality", "Metrics", "How much of the input was valid, and what was wrong with the rest", "read",
+        {200: (QualityReport, "The report.")}, (401, 403, 422, 503), None,
         (_parameter("timeframe", "query", {"enum": ["1h", "6h", "24h", "7d"], "default": "24h"}, "How far back."), _FILTERS[0]),
     ),
     _Operation(

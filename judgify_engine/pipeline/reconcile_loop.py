@@ -65,6 +65,8 @@ class ReconcileLoop:
     ) -> None:
         self._books, self._holds, self._config, self._metrics, self._clock = books, holds, config, metrics, clock
         self._frontier_s = _UNKNOWN_S
+        self._advancing_from_s = _UNKNOWN_S
+        """Where the slice begins that the frontier is being moved over."""
         self._width_s = HOUR_S
         self._sweep_s = EARLIEST_S
         self._touched: set[int] = set()
@@ -102,7 +104,7 @@ class ReconcileLoop:
         """
         if self._frontier_s == _UNKNOWN_S:
             return None
-        return min([self._frontier_s, *self._touched, *(start_s for start_s, _ in self._open)])
+        return min([self._frontier_s, self._advancing_from_s, *self._touched, *(start_s for start_s, _ in self._open)])
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; a comparison that waits for the rollups to come as far as the table was read does not hold it up."""
@@ -129,6 +131,7 @@ class ReconcileLoop:
                     if not held:
                         await self._begin()
                     more = await self._step()
+                    await self._save()
                 held = self._holds()
             except (Unavailable, Overloaded) as error:
                 log.debug("nothing could be compared", extra={"reason": str(error)})
@@ -173,12 +176,14 @@ class ReconcileLoop:
 
     async def _advance(self, start_s: int, end_s: int) -> None:
         """Compare the next slice. What changes in it from now on is touched behind the frontier."""
-        self._frontier_s = end_s
+        self._frontier_s, self._advancing_from_s = end_s, start_s
         try:
             rows = await self._check(start_s, end_s)
         except BaseException:
             self._frontier_s = min(self._frontier_s, start_s)
             raise
+        finally:
+            self._advancing_from_s = _UNKNOWN_S
         self._width_s = next_width_s(end_s - start_s, rows)
 
     async def _sweep(self) -> bool:
@@ -218,7 +223,6 @@ class ReconcileLoop:
         await self._settle(covered or (start_s, end_s), seen.differences)
         self._rows_unsaved += rows
         self._metrics.reconciled_rows += rows
-        await self._save()
         return rows
 
     async def _save(self) -> None:

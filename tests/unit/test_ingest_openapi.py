@@ -12,6 +12,7 @@ from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.judgments import JudgmentRoutes
 from judgify_engine.ingest.openapi import build_openapi
 from judgify_engine.ingest.operate import OperateRoutes
+from judgify_engine.ingest.quality import QualityRoutes
 from judgify_engine.ingest.quarantine import QuarantineRoutes
 from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
@@ -31,6 +32,7 @@ def routes() -> list[web.RouteDef]:
         QuarantineRoutes(anything, anything, anything, anything, anything),
         WorkflowRoutes(anything, anything, anything, anything),
         SummaryRoutes(anything, anything),
+        QualityRoutes(anything, anything),
         OperateRoutes(anything, anything, Metrics(), anything, anything, b""),
         DashboardRoutes(anything, anything, Metrics()),
     ]
