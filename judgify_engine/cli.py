@@ -68,6 +68,7 @@ BENCHES = {
     "crash": "kill -9 again and again; nothing may be missing",
     "latency": "from the commit to the dashboard's message",
     "load": "throughput and latency, closed or open loop",
+    "rollup": "what reading the log and rolling up costs",
     "soak": "minutes at a fixed rate; memory and log must stay flat",
 }
 
