@@ -39,6 +39,7 @@ from judgify_engine.live.page import PageRoutes
 from judgify_engine.live.session import DashboardRoutes
 from judgify_engine.observe import loop_lag
 from judgify_engine.observe.metrics import Metrics
+from judgify_engine.pipeline.accepted import Accepted
 from judgify_engine.pipeline.access import SCOPES, Access, Grant
 from judgify_engine.pipeline.batch_loop import BatchLoop
 from judgify_engine.pipeline.judging import Judging
@@ -49,6 +50,7 @@ from judgify_engine.pipeline.registry import WorkflowRegistry
 from judgify_engine.pipeline.repair_loop import RepairLoop
 from judgify_engine.seed import seed_workflows
 from judgify_engine.store import metrics_upkeep, migrate, upkeep
+from judgify_engine.store.accepted import AcceptedStore
 from judgify_engine.store.copy_writer import CopyWriter
 from judgify_engine.store.embedded import EmbeddedPostgres
 from judgify_engine.store.judgments import JudgmentReader
@@ -171,11 +173,14 @@ class Worker:
 
         repair = RepairLoop(repairs, lambda: holder.changes, repaired)
         queues = [PartitionQueue(i, config.queue.max_rows, config.queue.max_bytes) for i in range(config.queue.partitions)]
+        accepted = Accepted(AcceptedStore(rollups))
         quarantine = Quarantine(QuarantineStore(database), metrics)
         writer = CopyWriter(database, metrics, config.http.request_timeout_s, quarantine)
         batches = [BatchLoop(queue, writer, config.batch, metrics, config.http.request_timeout_s) for queue in queues]
         admission = Admission(config.http)
-        dashboards, direct, routes = self._routes(database, rollups, registry, hub, holder, queues, admission, quarantine)
+        dashboards, direct, routes = self._routes(
+            database, rollups, registry, hub, holder, queues, admission, quarantine, accepted
+        )
         metrics.gauges.append(lambda: _gauges(queues, batches, admission, hub, database))
         metrics.gauges.append(lambda: _verified(holder, reconcile))
         metrics.gauges.append(quarantine.gauges)
@@ -185,6 +190,7 @@ class Worker:
                 for queue, batch in zip(queues, batches, strict=True)
             ]
             tasks.create_task(quarantine.run(stop, committing), name="quarantine")
+            tasks.create_task(accepted.run(stop, committing), name="accepted")
             for one in {database, rollups}:
                 tasks.create_task(one.watch(stop), name="database-watch")
             tasks.create_task(holder.run(stop), name="holder")
@@ -231,12 +237,13 @@ class Worker:
         queues: list[PartitionQueue],
         admission: Admission,
         quarantine: Quarantine,
+        accepted: Accepted,
     ) -> tuple[DashboardRoutes, Direct, list[web.RouteDef]]:
         config, metrics, seed = self._config, self._metrics, self._config.seed
         tokens, reader = TokenStore(database), JudgmentReader(database)
         known = {seed.token: Grant(seed.tenant, frozenset(SCOPES), None)} if seed.token else {}
         access = Access(tokens, known)
-        judging = Judging(registry, queues, reader, metrics)
+        judging = Judging(registry, queues, reader, metrics, accepted)
         dashboards = DashboardRoutes(hub, access, metrics)
         operate = OperateRoutes(
             database,

@@ -74,6 +74,8 @@ class Delta:
         """Hours (Unix) of which values were taken back: their smallest and largest may be gone."""
         self.results: dict[tuple[str, str, int, str], int] = {}
         """tenant, workflow, hour (Unix), result -> count."""
+        self.streamed: dict[tuple[str, int], list[int]] = {}
+        """tenant, hour (Unix) -> how many rows came, how many were taken back."""
         self.quality: dict[QualityKey, int] = {}
         """How often something was wrong."""
         self._tracking, self._window = tracking, window
@@ -92,6 +94,7 @@ class Delta:
             self._tracked.clear()
             self.results.clear()
             self.taken_back.clear()
+            self.streamed.clear()
             self.quality = {key: count for key, count in self.quality.items() if key[3] == REFUSED}
             return
         if change.new is not None:
@@ -137,6 +140,10 @@ class Delta:
             times[time_us] = times.get(time_us, 0) + sign
             confidence = round(row["confidence_score"] * 1_000_000)
             confidences[confidence] = confidences.get(confidence, 0) + sign
+            streamed = self.streamed.get((tenant, second - second % HOUR_S))
+            if streamed is None:
+                streamed = self.streamed[tenant, second - second % HOUR_S] = [0, 0]
+            streamed[sign < 0] += 1
             result = result_name(row["final_result"]) if status == COMPLETED else FAILED
             result_key = (tenant, workflow, second - second % HOUR_S, result)
             self.results[result_key] = self.results.get(result_key, 0) + sign
@@ -166,6 +173,10 @@ class Delta:
             _add_values(self._tracked.setdefault(sample_key, {}), values)
         for result_key, count in other.results.items():
             self.results[result_key] = self.results.get(result_key, 0) + count
+        for hour_key, (came, went) in other.streamed.items():
+            streamed = self.streamed.setdefault(hour_key, [0, 0])
+            streamed[0] += came
+            streamed[1] += went
         for quality_key, count in other.quality.items():
             self._count(quality_key, count)
         self.taken_back |= other.taken_back

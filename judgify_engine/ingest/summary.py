@@ -108,7 +108,8 @@ def _difference(row: Any) -> Alert:
     return Alert(
         type="rollup_difference",
         severity="critical",
-        detail=f"{row['stored']} judgments are stored in this range and {row['rolled_up']} are rolled up, or their sums differ",
+        detail=f"{row['stored']} judgments are stored in this range and {row['rolled_up']} are {row['arm'].replace('_', ' ')},"
+        " or their sums differ",
         from_=start,
         to=end,
         stored=row["stored"],

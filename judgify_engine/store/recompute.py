@@ -31,7 +31,7 @@ EMPTY = f"""
 {UNLIMITED};
 DELETE FROM judgment_metrics_hourly; DELETE FROM judgment_results_hourly; DELETE FROM judgment_metrics_total;
 DELETE FROM judgment_results_total; DELETE FROM judgment_metrics_buckets; DELETE FROM judgment_metrics_timeseries;
-DELETE FROM judgment_quality_hourly WHERE source = 'stored'
+DELETE FROM judgment_quality_hourly WHERE source = 'stored'; UPDATE judgments_streamed SET deleted = inserted
 """
 
 
@@ -185,6 +185,20 @@ INSERT INTO judgment_results_total (tenant_id, workflow_id, result, total_execut
 SELECT tenant_id, workflow_id, result, sum(total_executions)
   FROM judgment_results_hourly WHERE (tenant_id, workflow_id) IN (SELECT * FROM touched) GROUP BY 1, 2, 3
 """
+# What came by in the stream is told anew from here on: at least what was accepted, and the rest of it is gone.
+_BEGIN_STREAMED = """
+INSERT INTO judgments_streamed AS s (hour, tenant_id, inserted, deleted)
+SELECT hour, tenant_id, greatest(there, accepted, before), greatest(there, accepted, before) - there
+  FROM (SELECT hour, tenant_id, coalesce(t.there, 0) AS there, coalesce(a.accepted, 0) AS accepted,
+               coalesce(b.before, 0) AS before
+          FROM (SELECT hour, tenant_id, sum(total_executions) AS there FROM judgment_metrics_hourly
+                 WHERE hour >= $1 AND hour < $2 GROUP BY 1, 2) AS t
+          FULL JOIN (SELECT hour, tenant_id, sum(count) AS accepted FROM judgments_accepted
+                      WHERE hour >= $1 AND hour < $2 GROUP BY 1, 2) AS a USING (hour, tenant_id)
+          FULL JOIN (SELECT hour, tenant_id, inserted AS before FROM judgments_streamed
+                      WHERE hour >= $1 AND hour < $2) AS b USING (hour, tenant_id)) AS all_of_them
+ON CONFLICT (hour, tenant_id) DO UPDATE SET inserted = excluded.inserted, deleted = excluded.deleted
+"""
 
 
 async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> None:
@@ -230,6 +244,7 @@ async def swap(target: Any, span: Span) -> int:
         columns = await _columns_of(target, f"judgment_{table}")
         await target.execute(f"INSERT INTO judgment_{table} ({columns}) SELECT {columns} FROM new_{table}", timeout=TIMEOUT_S)
     await target.execute(_ADD_UP, timeout=TIMEOUT_S)
+    await target.execute(_BEGIN_STREAMED, *bounds, timeout=TIMEOUT_S)
     return int(await target.fetchval("SELECT coalesce(sum(total_executions), 0) FROM new_metrics_hourly"))
 
 

@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from judgify_engine.core.reconcile import EARLIEST_S, Difference, Totals, differences
+from judgify_engine.core.reconcile import EARLIEST_S, Difference, Totals, arm_differences, differences
 from judgify_engine.core.samples import ALL_WORKFLOWS, EXECUTION_TIME, FINE_S, HOUR_S, LIVE_S, Windows
 from judgify_engine.errors import Unavailable
 from judgify_engine.store.pool import Database
@@ -25,6 +25,14 @@ SELECT tenant_id, sum(total_executions)::bigint AS total, sum(successful_executi
 _RESULTS = """
 SELECT tenant_id, sum(total_executions)::bigint AS total
   FROM judgment_results_hourly WHERE hour >= $1 AND hour < $2 GROUP BY 1
+"""
+
+_ARMS = """
+SELECT tenant_id, coalesce(max(a.count), 0)::bigint AS accepted, coalesce(max(s.inserted), 0)::bigint AS inserted,
+       coalesce(max(s.deleted), 0)::bigint AS deleted
+  FROM (SELECT tenant_id, sum(count) AS count FROM judgments_accepted WHERE hour >= $1 AND hour < $2 GROUP BY 1) AS a
+  FULL JOIN (SELECT tenant_id, sum(inserted) AS inserted, sum(deleted) AS deleted
+               FROM judgments_streamed WHERE hour >= $1 AND hour < $2 GROUP BY 1) AS s USING (tenant_id) GROUP BY 1
 """
 
 
@@ -51,10 +59,10 @@ ON CONFLICT (slot_name) DO UPDATE SET verified_through = excluded.verified_throu
   rows_compared = r.rows_compared + excluded.rows_compared, checked_at = now()
 """
 _RECORD = """
-INSERT INTO reconciliation_differences AS d (slot_name, tenant_id, range_from, range_to, stored, rolled_up)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO reconciliation_differences AS d (slot_name, tenant_id, range_from, range_to, stored, rolled_up, arm)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (slot_name, tenant_id, range_from, range_to) WHERE resolved_at IS NULL
-DO UPDATE SET stored = excluded.stored, rolled_up = excluded.rolled_up
+DO UPDATE SET stored = excluded.stored, rolled_up = excluded.rolled_up, arm = excluded.arm
 """
 _RESOLVE = """
 UPDATE reconciliation_differences SET resolved_at = now()
@@ -107,8 +115,9 @@ class Books:
     ) -> list[Difference]:
         """What is known of a slice against each of the rollups; the first difference of a tenant speaks for it.
 
-        `whole`: of whole hours.
+        `whole`: of whole hours. What was accepted is asked of hours that are over: else an answer may be ahead of the stream.
         """
+        over = end_s < now_s
         arms: tuple[str, ...] = (_FINE,)
         if whole:
             arms = _BY_HOUR if start_s < now_s - self._windows.fine_s + HOUR_S else (*_BY_HOUR, *_BY_FINE)
@@ -126,6 +135,10 @@ class Books:
                 if told.get(tenant, 0) != totals.total:
                     there = Totals(told.get(tenant, 0))
                     found.setdefault(tenant, Difference(tenant, start_s, end_s, totals, there))
+            rows = await connection.fetch(_ARMS, *bounds, timeout=STATEMENT_TIMEOUT_S)
+            told_by = {row["tenant_id"]: (row["accepted"] if over else 0, row["inserted"], row["deleted"]) for row in rows}
+            for one in arm_differences(known, told_by, start_s, end_s):
+                found.setdefault(one.tenant_id, one)
         return list(found.values())
 
     async def compare_fine(self, hour_s: int, now_s: float) -> Comparison:
@@ -176,7 +189,8 @@ class Books:
             await connection.execute(_RESOLVE, self._slot, _moment(start_s), _moment(end_s), tenants)
             for one in found:
                 bounds = _moment(one.start_s), _moment(one.end_s)
-                await connection.execute(_RECORD, self._slot, one.tenant_id, *bounds, one.stored.total, one.rolled_up.total)
+                totals = one.stored.total, one.rolled_up.total
+                await connection.execute(_RECORD, self._slot, one.tenant_id, *bounds, *totals, one.arm)
 
     async def open_ranges(self) -> list[tuple[int, int]]:
         """Where differences stand, the oldest first."""

@@ -93,6 +93,12 @@ WITH moved AS (
     FROM unnest($35::text[], $36::text[], $37::bigint[], $38::text[], $39::text[], $40::bigint[])
       AS q(tenant, workflow, hour, source, kind, count) WHERE EXISTS (SELECT FROM moved)
   ON CONFLICT (tenant_id, hour, workflow_id, source, kind) DO UPDATE SET count = m.count + excluded.count
+), streamed AS (
+  INSERT INTO judgments_streamed AS m (tenant_id, hour, inserted, deleted)
+  SELECT tenant, to_timestamp(hour), inserted, deleted
+    FROM unnest($41::text[], $42::bigint[], $43::bigint[], $44::bigint[]) AS s(tenant, hour, inserted, deleted)
+   WHERE EXISTS (SELECT FROM moved)
+  ON CONFLICT (hour, tenant_id) DO UPDATE SET inserted = m.inserted + excluded.inserted, deleted = m.deleted + excluded.deleted
 )
 SELECT count(*) FROM moved
 """.format(
@@ -172,8 +178,9 @@ async def add(connection: Any, slot: str, delta: Delta, windows: Windows) -> Non
     bounds = (format_lsn(delta.position.lsn), delta.position.index, format_lsn(delta.base.lsn), delta.base.index)
     now_s = delta.last_commit_us // 1_000_000
     buckets = _bucket_columns(delta, now_s, windows)
+    streamed = _columns([(*key, *counts) for key, counts in delta.streamed.items()], 4)
     wrong = _columns([(*key, count) for key, count in delta.quality.items() if count], 6)
-    columns = (*_hourly_columns(delta), *_result_columns(delta), *buckets, *_ranges(delta.taken_back), *wrong)
+    columns = (*_hourly_columns(delta), *_result_columns(delta), *buckets, *_ranges(delta.taken_back), *wrong, *streamed)
     if not await connection.fetchval(_APPLY, slot, *bounds, *columns):
         raise Fenced("the rollups were moved by another process")
     samples = kept(delta.samples, now_s, windows)

@@ -18,7 +18,7 @@ SELECT coalesce(sum(count) FILTER (WHERE time), 0)::bigint AS total,
            AND bucket >= $4 AND bucket < $5) AS buckets
 """
 _DIFFERENCES = """
-SELECT range_from, range_to, stored, rolled_up FROM reconciliation_differences
+SELECT range_from, range_to, stored, rolled_up, arm FROM reconciliation_differences
  WHERE slot_name = $1 AND tenant_id = $2 AND resolved_at IS NULL ORDER BY range_from LIMIT 100
 """
 SHORT = ("1h", "6h")

@@ -120,6 +120,8 @@ SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC'), 'refused',
 _QUALITY_KEPT = """
 SELECT tenant_id, workflow_id, hour, source, kind, count FROM judgment_quality_hourly WHERE count <> 0
 """
+_STREAMED_EXPECTED = "SELECT tenant_id, date_trunc('hour', created_at, 'UTC'), count(*) FROM judgment_executions GROUP BY 1, 2"
+_STREAMED_KEPT = "SELECT tenant_id, hour, inserted - deleted FROM judgments_streamed WHERE inserted <> deleted"
 _COUNTS_KEPT = """
 SELECT tenant_id, workflow_id, sum(count)::bigint FROM judgment_metrics_timeseries
  WHERE metric_name = 'execution_count' AND time > now() - interval '300 days' GROUP BY 1, 2 HAVING sum(count) <> 0
@@ -150,6 +152,7 @@ async def check_rollups(database: Database, within_s: float = 30.0, *, extremes:
         "histograms": (_HISTOGRAM_EXPECTED, _HISTOGRAM_KEPT),
         "judgment_metrics_timeseries": (_SAMPLES_EXPECTED, _SAMPLES_KEPT),
         "judgment_quality_hourly": (_QUALITY_EXPECTED, _QUALITY_KEPT),
+        "judgments_streamed": (_STREAMED_EXPECTED, _STREAMED_KEPT),
         "execution_count": (_COUNTS_EXPECTED, _COUNTS_KEPT),
     }
     judgments, rollups = await database.connect(), await database.connect_rollups()
