@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 
 from judgify_engine.commands.database import with_database
-from judgify_engine.commands.options import add_range, add_settings, range_of, settings
+from judgify_engine.commands.options import add_range, add_settings, from_retained, range_of, settings
 from judgify_engine.config import Config
 from judgify_engine.core.reconcile import Difference, next_width_s, slice_end, whole_hours
 from judgify_engine.core.rollup import HOUR_S
@@ -28,10 +28,11 @@ def run(args: argparse.Namespace) -> int:
     config = settings(args)
     start_s, end_s = range_of(args)
     logs.configure("console", "warning")
-    return with_database(config, lambda database: _verify(database, config, start_s, end_s))
+    return with_database(config, lambda database: _verify(database, config, args, start_s, end_s))
 
 
-async def _verify(database: Database, config: Config, start_s: int, end_s: int) -> int:
+async def _verify(database: Database, config: Config, args: argparse.Namespace, start_s: int, end_s: int) -> int:
+    start_s = await from_retained(database, args, start_s, end_s)
     books = Books(database, config.change.slot, config.keep.live_hours)
     rows, width_s, found = 0, HOUR_S, list[Difference]()
     place_s = start_s
