@@ -5,6 +5,9 @@ the engine's own statements (`store/copy_writer`, `store/judgments`): commits of
 among all ids that are there, the first page of a tenant's list. What is measured is written at the end of the present
 partition, as a live engine does. Before each measurement the table is vacuumed and analyzed, as the server does in time.
 
+Beside the full table there is an empty one, of the same partitions, in another database of the same server. They take turns,
+statement by statement, so that whatever else the machine does meets both.
+
 Filling writes the very same rows by the same COPY, in bigger batches, over several connections, without waiting for the disk.
 """
 
@@ -14,7 +17,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -83,23 +86,59 @@ def run(args: argparse.Namespace) -> int:
 
 async def _bench(args: argparse.Namespace, dsn: str) -> int:
     config = load("embedded", None, {})
-    table = Table(dsn, datetime.now(UTC), args.months, config)
-    await table.open()
+    beside = dsn.replace("/postgres?", "/beside?")
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("CREATE DATABASE beside")
+    await connection.close()
+    now = datetime.now(UTC)
+    full, empty = Table(dsn, now, args.months, config), Table(beside, now, args.months, config)
+    lines: list[dict[str, Any]] = []
     try:
-        figures = []
+        for table in (full, empty):
+            await table.open()
         for size in [*(size for size in SIZES if size < args.rows), args.rows]:
-            await table.fill(size)
-            figures.append(await table.measure())
-            report.note("  ".join(f"{name} {report.show(value)}" for name, value in figures[-1].items()))
+            await full.fill(size)
+            await empty.clear()
+            figures, reference = await _measure(full, empty)
+            ratios: dict[str, Any] = {name: figures[name] / reference[name] for name in figures if name not in ("rows", "gib")}
+            lines += [figures, {**reference, "rows": "empty, beside"}, {"rows": "ratio", "gib": "", **ratios}]
+            report.note(f"{size:,}: " + "  ".join(f"{name} {report.show(value)}" for name, value in ratios.items()))
     finally:
-        await table.close()
-    heads = list(figures[0])
-    print(f"bench partitions: {args.months} months, batches of {BATCH_ROWS}; medians of {BATCHES} batches, {LOOKUPS} look-ups")
-    print(report.table(heads, [[one[head] for head in heads] for one in figures]))
-    ratios = {head: figures[-1][head] / figures[0][head] for head in heads if head.endswith(("_per_s", "_ms"))}
-    print(report.table(["largest / empty", *ratios], [["", *ratios.values()]]))
-    report.write_json({"months": args.months, "batch_rows": BATCH_ROWS, "sizes": figures, "ratios": ratios}, args.json)
+        for table in (full, empty):
+            await table.close()
+    counts = f"{BATCHES} batches of {BATCH_ROWS}, {SINGLES} single rows, {LOOKUPS} look-ups, {PAGES} pages of {PAGE_ROWS}"
+    print(f"bench partitions: {args.months} months, {counts}")
+    print(report.table(list(lines[0]), [list(line.values()) for line in lines]))
+    report.write_json({"months": args.months, "batch_rows": BATCH_ROWS, "lines": lines}, args.json)
     return 0
+
+
+async def _measure(*tables: "Table") -> list[dict[str, float]]:
+    """One line for each, all at the same time."""
+    lines: list[dict[str, float]] = [{"rows": table.rows, "gib": await table.settle() / GIB} for table in tables]
+    batches = await _turns([table.commit(BATCH_ROWS) for table in tables], BATCHES)
+    singles = await _turns([table.commit(1) for table in tables], SINGLES)
+    lookups = await _turns([table.look_up for table in tables], LOOKUPS)
+    pages = await _turns([table.first_page for table in tables], PAGES)
+    for number, line in enumerate(lines):
+        line["insert_per_s"] = BATCH_ROWS / report.median(batches[number])
+        line["commit_1_p50_ms"] = report.median(singles[number]) * 1000
+        for name, times_s in (("get", lookups[number]), ("list", pages[number])):
+            line[f"{name}_p50_ms"] = report.median(times_s) * 1000
+            line[f"{name}_p99_ms"] = report.percentile(sorted(times_s), 99) * 1000
+    return lines
+
+
+async def _turns(works: Sequence[Callable[[], Awaitable[None]]], count: int) -> list[list[float]]:
+    """How long each took, each time; a tenth more goes before, for connections, plans and caches."""
+    times_s: list[list[float]] = [[] for _ in works]
+    for turn in range(-count // 10, count):
+        for number, work in enumerate(works):
+            began_s = time.perf_counter()
+            await work()
+            if turn >= 0:
+                times_s[number].append(time.perf_counter() - began_s)
+    return times_s
 
 
 class Table:
@@ -115,7 +154,7 @@ class Table:
         self._reader = JudgmentReader(self._database)
         self._random = random.Random(1)
         self._ids: list[tuple[str, UUID]] = []
-        self._rows = 0
+        self.rows = 0
 
     async def open(self) -> None:
         connection = await self._database.connect()
@@ -136,7 +175,7 @@ class Table:
 
     async def fill(self, rows: int) -> None:
         """Add rows, evenly over the time from the first month to now and in its order, until there are as many."""
-        missing = rows - self._rows
+        missing = rows - self.rows
         if missing <= 0:
             return
         began_s = time.perf_counter()
@@ -157,18 +196,27 @@ class Table:
                     )
                     if first // FILL_ROWS % 100 == 99:
                         rate = (first + count) / (time.perf_counter() - began_s)
-                        report.note(f"  {self._rows + first + count:,} of {rows:,} rows, {rate:,.0f}/s")
+                        report.note(f"  {self.rows + first + count:,} of {rows:,} rows, {rate:,.0f}/s")
             finally:
                 await connection.close()
 
         async with asyncio.TaskGroup() as tasks:
             for number in range(FILL_CONNECTIONS):
                 tasks.create_task(work(), name=f"fill-{number}")
-        self._rows = rows
+        self.rows = rows
 
-    async def measure(self) -> dict[str, float]:
-        """One line of the table."""
-        before = self._rows
+    async def clear(self) -> None:
+        """Empty it."""
+        connection = await asyncpg.connect(self._dsn)
+        try:
+            await connection.execute(f"TRUNCATE {partitions.TABLE}")
+        finally:
+            await connection.close()
+        self.rows = 0
+        self._ids.clear()
+
+    async def settle(self) -> int:
+        """Do what the server does after much was written; how large the table is, in bytes."""
         connection = await asyncpg.connect(self._dsn)
         try:
             await connection.execute(f"VACUUM (ANALYZE) {partitions.TABLE}", timeout=3600)
@@ -178,33 +226,9 @@ class Table:
             )
         finally:
             await connection.close()
-        await self._times(self._commit(BATCH_ROWS), BATCHES // 10)  # connections, plans, caches
-        batches = await self._times(self._commit(BATCH_ROWS), BATCHES)
-        singles = await self._times(self._commit(1), SINGLES)
-        await self._times(self._look_up, LOOKUPS // 10)
-        lookups = await self._times(self._look_up, LOOKUPS)
-        await self._times(self._list, PAGES // 10)
-        pages = await self._times(self._list, PAGES)
-        return {
-            "rows": before,
-            "table_gib": size / GIB,
-            "insert_per_s": BATCH_ROWS / report.median(batches),
-            "commit_1_p50_ms": report.median(singles) * 1000,
-            "get_p50_ms": report.median(lookups) * 1000,
-            "get_p99_ms": report.percentile(sorted(lookups), 99) * 1000,
-            "list_p50_ms": report.median(pages) * 1000,
-            "list_p99_ms": report.percentile(sorted(pages), 99) * 1000,
-        }
+        return int(size)
 
-    async def _times(self, work: Callable[[], Awaitable[None]], count: int) -> list[float]:
-        times_s = []
-        for _ in range(count):
-            began_s = time.perf_counter()
-            await work()
-            times_s.append(time.perf_counter() - began_s)
-        return times_s
-
-    def _commit(self, rows: int) -> Callable[[], Awaitable[None]]:
+    def commit(self, rows: int) -> Callable[[], Awaitable[None]]:
         async def commit() -> None:
             moment = datetime.now(UTC)
             batch = [self._judgment(moment) for _ in range(rows)]
@@ -212,16 +236,16 @@ class Table:
             outcomes: list[Any] = list(await self._writer.commit(batch))
             if any(outcomes):
                 raise JudgifyError(f"a row was not committed: {next(filter(None, outcomes))}")
-            self._rows += rows
+            self.rows += rows
 
         return commit
 
-    async def _look_up(self) -> None:
+    async def look_up(self) -> None:
         tenant_id, judgment_id = self._random.choice(self._ids)
         if await self._reader.get(tenant_id, judgment_id) is None:
             raise JudgifyError(f"{judgment_id} was committed and is not there")
 
-    async def _list(self) -> None:
+    async def first_page(self) -> None:
         rows, _more = await self._reader.page(f"tenant-{self._random.randrange(TENANTS)}", ListFilter(), None, PAGE_ROWS)
         if len(rows) != PAGE_ROWS:
             raise JudgifyError(f"a page of {PAGE_ROWS} has {len(rows)} rows")

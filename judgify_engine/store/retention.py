@@ -98,7 +98,8 @@ async def _forget_strays(connection: "asyncpg.Connection[Any]", before: datetime
             total += forgotten
     except Unavailable as error:
         log.error("old judgments stay in the default partition", extra={"reason": str(error)})
-    log.info("old judgments were deleted from the default partition; their rollups stay", extra={"rows": total})
+    else:
+        log.info("old judgments were deleted from the default partition; their rollups stay", extra={"rows": total})
 
 
 async def _move_boundary(connection: "asyncpg.Connection[Any]", moment: datetime) -> None:

@@ -57,15 +57,17 @@ async def connection(database: Database) -> AsyncIterator["asyncpg.Connection[An
 
 
 @contextlib.asynccontextmanager
-async def stream_of(connection: "asyncpg.Connection[Any]", slot: str) -> AsyncIterator[Callable[[], Any]]:
+async def stream_of(
+    connection: "asyncpg.Connection[Any]", slot: str, publication: str = partitions.PUBLICATION
+) -> AsyncIterator[Callable[[], Any]]:
     """Everything that is published from here on: gives the kinds of changes (I, U, D, T) that came since the last look."""
     await connection.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", slot)
 
     async def look() -> str:
         messages = await connection.fetch(
             "SELECT data FROM pg_logical_slot_get_binary_changes($1, NULL, NULL, 'proto_version', '1',"
-            " 'publication_names', 'judgify_cdc')",
-            slot,
+            " 'publication_names', $2)",
+            *(slot, publication),
         )
         kinds = (bytes(row["data"][:1]).decode() for row in messages)
         return "".join(kind for kind in kinds if kind in "IUDT")
@@ -132,6 +134,29 @@ async def test_rows_of_a_missing_month_move_and_the_stream_hears_nothing_of_it(
         assert await connection.fetchval(f"SELECT count(DISTINCT id) FROM {name}") == 500
         await connection.execute(f"DELETE FROM judgment_executions WHERE tableoid = '{name}'::regclass")
         assert await look() == 500 * "D", "what comes after it is published again"
+
+
+async def test_who_publishes_the_table_otherwise_sees_the_rows_leave_and_come_back(
+    database: Database, connection: "asyncpg.Connection[Any]"
+) -> None:
+    await connection.execute(
+        "CREATE PUBLICATION somebodys FOR TABLE judgment_executions WITH (publish_via_partition_root = true)"
+    )
+    await connection.execute(rows_of(NOW, 30))
+    async with stream_of(connection, f"{database.name}_look", "somebodys") as look:
+        await partitions.make_ahead(connection, NOW)
+        assert await look() == 30 * "D" + 30 * "I"
+    assert await connection.fetchval("SELECT count(*) FROM judgment_executions_default") == 0
+
+
+async def test_a_changed_publication_leaves_rows_where_they_are(
+    connection: "asyncpg.Connection[Any]", caplog: pytest.LogCaptureFixture
+) -> None:
+    await connection.execute("ALTER PUBLICATION judgify_cdc SET TABLE judgment_executions WHERE (tenant_id <> 'x')")
+    await connection.execute(rows_of(NOW))
+    assert len(await partitions.make_ahead(connection, NOW)) == 3
+    assert "a partition cannot be made" in caplog.text
+    await connection.execute(rows_of(NOW + timedelta(seconds=1)))
 
 
 async def test_too_many_rows_stay_where_they_are(
