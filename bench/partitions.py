@@ -2,8 +2,9 @@
 
 On a PostgreSQL of its own, without an engine: fills the partitions of the past months evenly and, at each size, measures
 the engine's own statements (`store/copy_writer`, `store/judgments`): commits of `BATCH_ROWS` rows and of one, look-ups by id
-among all ids that are there, the first page of a tenant's list. What is measured is written at the end of the present
-partition, as a live engine does. Before each measurement the table is vacuumed and analyzed, as the server does in time.
+among the newest ids and among all that are there, the first page of a tenant's list. What is measured is written at the end
+of the present partition, as a live engine does. Before each measurement the table is vacuumed and analyzed, as the server does
+in time.
 
 Beside the full table there is an empty one, of the same partitions, in another database of the same server. They take turns,
 statement by statement, so that whatever else the machine does meets both.
@@ -51,7 +52,7 @@ PAGE_ROWS = 50
 TENANTS, WORKFLOWS = 8, 50
 BYTES_PER_ROW = 700
 """Table, indexes and log while it is filled, generously."""
-KEPT_IDS = 200_000
+KEPT_IDS, RECENT = 200_000, 500
 GIB = 1024**3
 
 
@@ -118,12 +119,13 @@ async def _measure(*tables: "Table") -> list[dict[str, float]]:
     lines: list[dict[str, float]] = [{"rows": table.rows, "gib": await table.settle() / GIB} for table in tables]
     batches = await _turns([table.commit(BATCH_ROWS) for table in tables], BATCHES)
     singles = await _turns([table.commit(1) for table in tables], SINGLES)
-    lookups = await _turns([table.look_up for table in tables], LOOKUPS)
+    newest = await _turns([table.look_up(RECENT) for table in tables], LOOKUPS)
+    lookups = await _turns([table.look_up(KEPT_IDS) for table in tables], LOOKUPS)
     pages = await _turns([table.first_page for table in tables], PAGES)
     for number, line in enumerate(lines):
         line["insert_per_s"] = BATCH_ROWS / report.median(batches[number])
         line["commit_1_p50_ms"] = report.median(singles[number]) * 1000
-        for name, times_s in (("get", lookups[number]), ("list", pages[number])):
+        for name, times_s in (("get_new", newest[number]), ("get", lookups[number]), ("list", pages[number])):
             line[f"{name}_p50_ms"] = report.median(times_s) * 1000
             line[f"{name}_p99_ms"] = report.percentile(sorted(times_s), 99) * 1000
     return lines
@@ -240,10 +242,15 @@ class Table:
 
         return commit
 
-    async def look_up(self) -> None:
-        tenant_id, judgment_id = self._random.choice(self._ids)
-        if await self._reader.get(tenant_id, judgment_id) is None:
-            raise JudgifyError(f"{judgment_id} was committed and is not there")
+    def look_up(self, among: int) -> Callable[[], Awaitable[None]]:
+        """Look for one of as many ids, the newest."""
+
+        async def look_up() -> None:
+            tenant_id, judgment_id = self._ids[-1 - self._random.randrange(min(among, len(self._ids)))]
+            if await self._reader.get(tenant_id, judgment_id) is None:
+                raise JudgifyError(f"{judgment_id} was committed and is not there")
+
+        return look_up
 
     async def first_page(self) -> None:
         rows, _more = await self._reader.page(f"tenant-{self._random.randrange(TENANTS)}", ListFilter(), None, PAGE_ROWS)
