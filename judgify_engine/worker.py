@@ -197,7 +197,7 @@ class Worker:
             tasks.create_task(hub.run(stop), name="hub")
             tasks.create_task(reconcile.run(stop), name="reconcile")
             tasks.create_task(repair.run(stop), name="repair")
-            tasks.create_task(upkeep.run(database, config.keep, stop), name="upkeep")
+            tasks.create_task(upkeep.run(database, config.keep, stop, lambda: reconcile.verified_through_s), name="upkeep")
             tasks.create_task(metrics_upkeep.run(rollups, config, stop), name="metrics-upkeep")
             tasks.create_task(loop_lag.measure(metrics, stop), name="loop-lag")
             tasks.create_task(self._keep_postgres(stop), name="postgres")

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 
 from judgify_engine.commands.database import Databases, with_databases
-from judgify_engine.commands.options import add_range, add_settings, range_of, settings
+from judgify_engine.commands.options import add_range, add_settings, from_retained, range_of, settings
 from judgify_engine.config import Config
 from judgify_engine.core.reconcile import Difference, next_width_s, slice_end, whole_hours
 from judgify_engine.core.samples import HOUR_S
@@ -28,10 +28,11 @@ def run(args: argparse.Namespace) -> int:
     config = settings(args)
     start_s, end_s = range_of(args)
     logs.configure("console", "warning")
-    return with_databases(config, lambda databases: _verify(databases, config, start_s, end_s))
+    return with_databases(config, lambda databases: _verify(databases, config, args, start_s, end_s))
 
 
-async def _verify(databases: Databases, config: Config, start_s: int, end_s: int) -> int:
+async def _verify(databases: Databases, config: Config, args: argparse.Namespace, start_s: int, end_s: int) -> int:
+    start_s = await from_retained(databases.judgments, args, start_s, end_s)
     books = Books(*databases, config.change.slot, windows_of(config))
     rows, width_s, found = 0, HOUR_S, list[Difference]()
     place_s = start_s

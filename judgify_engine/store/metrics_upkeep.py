@@ -16,7 +16,6 @@ from judgify_engine.config import Config
 from judgify_engine.core.samples import FINE_S, LIVE_S
 from judgify_engine.errors import JudgifyError
 from judgify_engine.store import timescale
-from judgify_engine.store.partitions import months
 from judgify_engine.store.pool import Database
 from judgify_engine.store.recompute import UNLIMITED
 from judgify_engine.store.rollup_writer import SWAP_LOCK
@@ -129,7 +128,7 @@ async def merge(rollups: Database, now: datetime) -> int:
 
 
 async def _make_ahead(connection: Any, now: datetime) -> None:
-    for name, start, end in months(now, MONTHS_AHEAD, TABLE):
+    for name, start, end in _months(now, MONTHS_AHEAD):
         if await connection.fetchval("SELECT to_regclass($1) IS NULL", name):
             try:
                 # Names and bounds are ours, and DDL takes no parameters.
@@ -138,6 +137,17 @@ async def _make_ahead(connection: Any, now: datetime) -> None:
                 )
             except asyncpg.CheckViolationError:
                 log.warning("the default partition holds samples of this month", extra={"partition": name})
+
+
+def _months(now: datetime, ahead: int) -> list[tuple[str, datetime, datetime]]:
+    """(name, start, end) of the partition of `now` and of the `ahead` months after it, in UTC."""
+    result = []
+    year, month = now.year, now.month
+    for _ in range(ahead + 1):
+        start = datetime(year, month, 1, tzinfo=UTC)
+        year, month = (year + 1, 1) if month == 12 else (year, month + 1)
+        result.append((f"{TABLE}_{start:%Y_%m}", start, datetime(year, month, 1, tzinfo=UTC)))
+    return result
 
 
 async def _drop_old(connection: Any, before: datetime) -> None:

@@ -27,12 +27,6 @@ _TABLES = (
 """Each with its time, and which of its rows are computed from the judgments."""
 # Lifts, for a transaction, TimescaleDB's refusal to unpack more than 100,000 rows in a DELETE. To others it is a name like any.
 UNLIMITED = "SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
-EMPTY = f"""
-{UNLIMITED};
-DELETE FROM judgment_metrics_hourly; DELETE FROM judgment_results_hourly; DELETE FROM judgment_metrics_total;
-DELETE FROM judgment_results_total; DELETE FROM judgment_metrics_buckets; DELETE FROM judgment_metrics_timeseries;
-DELETE FROM judgment_quality_hourly WHERE source = 'stored'; UPDATE judgments_streamed SET deleted = inserted
-"""
 
 
 class Span(NamedTuple):
@@ -225,6 +219,20 @@ async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> Non
     ):
         await target.execute(_BUCKETS.format(**values), timeout=TIMEOUT_S)
     await target.execute(_FILL_TIMESERIES, fine_from, timeout=TIMEOUT_S)
+
+
+async def empty(target: Any, since: datetime) -> None:
+    """Forget all that was computed of judgments created since then, a whole hour; in a transaction of `target`."""
+    await target.execute(UNLIMITED)
+    await target.execute(
+        "CREATE TEMP TABLE touched ON COMMIT DROP AS SELECT tenant_id, workflow_id FROM judgment_metrics_total"
+        " UNION SELECT tenant_id, workflow_id FROM judgment_results_total"
+    )
+    for table, time, ours in _TABLES:
+        await target.execute(f"DELETE FROM judgment_{table} WHERE {time} >= $1 AND {ours}", since, timeout=TIMEOUT_S)
+    await target.execute(_ADD_UP, timeout=TIMEOUT_S)
+    await target.execute("UPDATE judgments_streamed SET deleted = inserted WHERE hour >= $1", since)
+    await target.execute("DROP TABLE touched")
 
 
 async def count_refused(rows: list[Any], target: Any) -> None:

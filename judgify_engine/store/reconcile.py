@@ -8,6 +8,7 @@ from judgify_engine.core.reconcile import EARLIEST_S, Difference, Totals, arm_di
 from judgify_engine.core.samples import ALL_WORKFLOWS, EXECUTION_TIME, FINE_S, HOUR_S, LIVE_S, Windows
 from judgify_engine.errors import Unavailable
 from judgify_engine.store.pool import Database
+from judgify_engine.store.retention import retained_from
 
 STATEMENT_TIMEOUT_S = 60.0
 BEHIND_S = 20.0
@@ -98,11 +99,16 @@ class Books:
         """The slice in the table and in the rollups. Raises Behind, DatabaseUnavailable or Overloaded.
 
         Whole hours before `fine_from_s`, whole fine buckets after it. The table is read first; the rollups when they hold all
-        that was read then. What changes in between shows as a difference: see again.
+        that was read then. What changes in between shows as a difference: see again. Of judgments that retention has dropped
+        nothing is compared any more.
         """
-        bounds = _moment(start_s), _moment(end_s)
         async with self._judgments.query(may_be_slow=True) as connection:
-            stored = await connection.fetch(_STORED, *bounds, timeout=STATEMENT_TIMEOUT_S)
+            start_s = max(start_s, await _retained_s(connection))
+            if start_s >= end_s:
+                return Comparison(0, [])
+            stored = await connection.fetch(_STORED, _moment(start_s), _moment(end_s), timeout=STATEMENT_TIMEOUT_S)
+            if await _retained_s(connection) > start_s:  # dropped while it was read
+                raise Behind("old judgments were dropped meanwhile; this slice is compared again")
             lsn = await connection.fetchval("SELECT pg_current_wal_insert_lsn()::text")
         await self._reached(lsn)
         whole = start_s < self.fine_from_s(now_s) or start_s % HOUR_S == end_s % HOUR_S == 0
@@ -201,6 +207,11 @@ class Books:
                 self._slot,
             )
         return [(int(row["range_from"].timestamp()), int(row["range_to"].timestamp())) for row in rows]
+
+
+async def _retained_s(connection: Any) -> int:
+    boundary = await retained_from(connection)
+    return EARLIEST_S if boundary is None else int(boundary.timestamp())
 
 
 def _moment(second: int) -> datetime:

@@ -18,6 +18,7 @@ from judgify_engine.core.tracking import Tracking
 from judgify_engine.errors import DatabaseUnavailable, Unavailable
 from judgify_engine.store import recompute
 from judgify_engine.store.pool import AWAY, Database
+from judgify_engine.store.retention import retained_from
 from judgify_engine.store.tracking import read_tracking
 from judgify_engine.units import Position, format_lsn, parse_lsn
 from judgify_engine.wire.pgtext import SAMPLE_COLUMNS, decimal, encode_samples, histogram_arrays, real
@@ -135,7 +136,7 @@ class RollupStore:
         try:
             async with self._connection.transaction():
                 if delta.truncated:
-                    await self._connection.execute(recompute.EMPTY, timeout=recompute.TIMEOUT_S)
+                    await recompute.empty(self._connection, await self._retained_from())
                 await add(self._connection, self._slot, delta, self._windows)
         except AWAY as error:
             raise DatabaseUnavailable("PostgreSQL is away; the rollup goes on when it is back") from error
@@ -151,12 +152,15 @@ class RollupStore:
         """
         target = self._connection
         async with self._judgments.session(snapshot) as source:
-            await recompute.prepare(source, target, recompute.ALL, self._windows)
+            # What is there now stays until it is read; what was dropped before keeps its rollups.
+            await source.execute("LOCK TABLE judgment_executions IN ACCESS SHARE MODE")
+            span = recompute.Span(await self._retained_from(), recompute.ALL.end)
+            await recompute.prepare(source, target, span, self._windows)
             source_rows = await source.fetch(recompute.REFUSED, timeout=recompute.TIMEOUT_S)
         async with target.transaction():
             await target.execute("SELECT pg_advisory_xact_lock($1)", SWAP_LOCK)
-            await target.execute(recompute.EMPTY, timeout=recompute.TIMEOUT_S)
-            await recompute.swap(target, recompute.ALL)
+            await recompute.empty(target, span.start)
+            await recompute.swap(target, span)
             await recompute.count_refused(source_rows, target)
             await target.execute(
                 "INSERT INTO cdc_positions (slot_name, commit_lsn, change_index) VALUES ($1, $2::text::pg_lsn, $3)",
@@ -164,6 +168,11 @@ class RollupStore:
                 format_lsn(position.lsn),
                 position.index,
             )
+
+    async def _retained_from(self) -> datetime:
+        """From when on all judgments are there."""
+        async with self._judgments.query() as connection:
+            return await retained_from(connection) or recompute.ALL.start
 
     async def tracking(self) -> Tracking:
         """What workflows track, as far back as there are versions. Raises DatabaseUnavailable or Overloaded."""
