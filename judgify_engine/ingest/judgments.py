@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -93,10 +94,10 @@ class JudgmentRoutes:
         )
         wanted = ListFilter(
             workflow_id=query.get("workflow_id"),
-            status=_one_of(query, "status", ("completed", "failed")),
-            method_used=_one_of(query, "method_used", METHODS),
-            created_from_us=_time_us(query, "created_from"),
-            created_to_us=_time_us(query, "created_to"),
+            status=one_of(query, "status", ("completed", "failed")),
+            method_used=one_of(query, "method_used", METHODS),
+            created_from_us=time_us(query, "created_from"),
+            created_to_us=time_us(query, "created_to"),
         )
         limit = limit_of(query)
         rows, more = await self._reader.page(grant.tenant_id, wanted, _decode_cursor(query.get("cursor")), limit)
@@ -126,16 +127,21 @@ async def read_body(request: web.Request, admission: Admission) -> bytes:
         raise InvalidField(f"the body did not arrive within {READ_TIMEOUT_S:.0f} s", field="body") from error
 
 
-def checked_query(request: web.Request, known: set[str]) -> dict[str, str]:
-    """The query's parameters. Raises InvalidField for one that is unknown or given twice."""
+def checked_query(request: web.Request, known: set[str], lists: Collection[str] = ()) -> dict[str, str]:
+    """The query's parameters. Those of `lists` may come several times, and are joined by commas.
+
+    Raises InvalidField for one that is unknown or given twice.
+    """
     query: dict[str, str] = {}
     for name, value in request.query.items():
         if name not in known:
             raise InvalidField(f"unknown parameter {name[:80]!r}; known: {', '.join(sorted(known))}", field=name[:80])
-        if name in query:
+        if name in query and name not in lists:
             raise InvalidField(f"the parameter {name!r} is given twice", field=name)
         if "\0" in value:
             raise InvalidField(f"{name} holds the character NUL", field=name)
+        if name in query:
+            value = f"{query[name]},{value}"
         query[name] = value
     return query
 
@@ -148,14 +154,16 @@ def limit_of(query: dict[str, str]) -> int:
     return int(text)
 
 
-def _one_of(query: dict[str, str], name: str, known: tuple[str, ...]) -> str | None:
+def one_of(query: dict[str, str], name: str, known: Collection[str]) -> str | None:
+    """A parameter that has a few possible values. Raises InvalidField."""
     value = query.get(name)
     if value is not None and value not in known:
         raise InvalidField(f"{name} must be one of {', '.join(known)}, got {value[:40]!r}", field=name)
     return value
 
 
-def _time_us(query: dict[str, str], name: str) -> int | None:
+def time_us(query: dict[str, str], name: str) -> int | None:
+    """A parameter that is a time, in Unix µs. Raises InvalidField."""
     text = query.get(name)
     if text is None:
         return None
