@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=module.__doc__)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-    bench = commands.add_parser("bench", help="measure: load, latency, crash, soak, compare")
+    bench = commands.add_parser("bench", help="measure: load, latency, queries, crash, soak, compare")
     benches = bench.add_subparsers(title="benches", required=True, metavar="NAME")
     for path in sorted(resources.folder("bench").glob("*.py")):
         if path.stem in BENCHES:
@@ -68,6 +68,7 @@ BENCHES = {
     "crash": "kill -9 again and again; nothing may be missing",
     "latency": "from the commit to the dashboard's message",
     "load": "throughput and latency, closed or open loop",
+    "queries": "charts and summaries with a year of data",
     "soak": "minutes at a fixed rate; memory and log must stay flat",
 }
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import NamedTuple
 
-from judgify_engine.core.histogram import MILLIONTHS, quantile
+from judgify_engine.core.histogram import MILLIONTHS, quantiles
 from judgify_engine.core.rollup import Sums
 from judgify_engine.core.samples import CONFIDENCE, EXECUTION_COUNT, EXECUTION_TIME, FINE_S, HOUR_S, Sample
 from judgify_engine.core.view import BUCKETS_S, FRAMES_S
@@ -57,12 +57,19 @@ def stored_name(metric: str) -> str:
 
 
 def merged(rows: Iterable[tuple[int, Sample]], frame: Frame) -> list[Sample]:
-    """One sample for each bucket of the frame. `rows`: (start in Unix seconds, sample) of narrower buckets, in any order."""
-    buckets = [Sample(histogram={}) for _ in frame.starts_s]
+    """One sample for each bucket of the frame. `rows`: (start in Unix seconds, sample) of narrower buckets, in any order.
+
+    The samples of `rows` become the buckets', so they are not to be used any more.
+    """
+    buckets: dict[int, Sample] = {}
     for second, sample in rows:
-        if frame.start_s <= second < frame.end_s:
-            buckets[(second - frame.start_s) // frame.bucket_s].add(sample)
-    return buckets
+        start_s = second - second % frame.bucket_s
+        known = buckets.get(start_s)
+        if known is None:
+            buckets[start_s] = sample
+        else:
+            known.add(sample)
+    return [buckets.get(start_s) or Sample(histogram={}) for start_s in frame.starts_s]
 
 
 def whole(buckets: Sequence[Sample]) -> Sample:
@@ -95,16 +102,16 @@ def figures_of(metric: str, sample: Sample) -> Figures:
     if metric == SUCCESS_RATE:
         return _of_outcomes(sample, sample.failed)
     low, high = sample.minimum, sample.maximum
-    quantiles = [_within(quantile(sample.histogram, fraction), low, high) for fraction in FRACTIONS]
-    return Figures(sample.count, sample.failed, *map(_in_unit, (sample.sum / sample.count, low, high, *quantiles)))
+    found = [_within(value, low, high) for value in quantiles(sample.histogram, FRACTIONS)]
+    return Figures(sample.count, sample.failed, *map(_in_unit, (sample.sum / sample.count, low, high, *found)))
 
 
 def _of_outcomes(sample: Sample, zeros: int) -> Figures:
     """`zeros` of the values are 0, the others 1."""
     count = sample.count
-    quantiles = [float(max(1, ceil(fraction * count)) > zeros) for fraction in FRACTIONS]
+    found = [float(max(1, ceil(fraction * count)) > zeros) for fraction in FRACTIONS]
     mean = round((count - zeros) / count, 6)
-    return Figures(count, sample.failed, mean, float(zeros == 0), float(zeros < count), *quantiles)
+    return Figures(count, sample.failed, mean, float(zeros == 0), float(zeros < count), *found)
 
 
 def _within(value: float | None, low: int | None, high: int | None) -> float | None:

@@ -161,8 +161,12 @@ async def _answer(tenant_id: str, asked: _Asked, read: ReadBuckets, now_s: float
     if asked.chart:
         chart = chart_of(asked.chart, merged(read.samples(EXECUTION_TIME), frame), frame)
     else:
+        buckets: dict[str, list[Sample]] = {}
         for metric in _metrics(asked, read.known):
-            metrics.append(series_of(metric, merged(read.samples(stored_name(metric)), frame), frame, now_s))
+            stored = stored_name(metric)
+            if stored not in buckets:
+                buckets[stored] = merged(read.samples(stored), frame)
+            metrics.append(series_of(metric, buckets[stored], frame, now_s))
             await asyncio.sleep(0)  # a metric takes a millisecond or two: judgments do not wait for all of them
     return MetricsAnswer(
         tenant_id=tenant_id,
