@@ -30,7 +30,7 @@ WITH RECURSIVE known(metric_name) AS (
 SELECT metric_name FROM known WHERE metric_name IS NOT NULL LIMIT $3
 """
 _BUCKETS = """
-SELECT metric_name, extract(epoch FROM bucket)::bigint AS second, count, failed, trunc(sum * 1000000)::text AS sum,
+SELECT metric_name, extract(epoch FROM bucket)::bigint AS second, count, failed, trunc(sum * 1000000)::text AS total,
        round(minimum * 1000000)::bigint AS low, round(maximum * 1000000)::bigint AS high, slots, counts
   FROM judgment_metrics_buckets
  WHERE tenant_id = $1 AND workflow_id = $2 AND metric_name = ANY($3::text[]) AND width_s = $4 AND bucket >= $5 AND bucket < $6
@@ -49,9 +49,8 @@ class Read:
 
     def samples(self, metric: str) -> Iterator[tuple[int, Sample]]:
         """(start in Unix seconds, sample) of each stored bucket of a metric."""
-        for row in self._rows.get(metric, ()):
-            histogram = dict(zip(row["slots"], row["counts"], strict=True))
-            yield row["second"], Sample(row["count"], row["failed"], int(row["sum"]), row["low"], row["high"], histogram)
+        for _, second, count, failed, total, low, high, slots, counts in self._rows.get(metric, ()):
+            yield second, Sample(count, failed, int(total), low, high, dict(zip(slots, counts, strict=True)))
 
 
 class ChartReader:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from judgify_engine.core.charts import (
     DEFAULT_METRICS,
-    FRACTIONS,
     SUCCESS_RATE,
     Figures,
     figures_of,
@@ -28,6 +27,7 @@ from judgify_engine.core.view import BUCKETS_S, FRAMES_S, points_of
 
 READINGS = Path(__file__).resolve().parents[3] / "shared" / "data" / "machine_temperature.csv"
 METRIC = "input.temperature"
+FRACTIONS = (0.5, 0.95, 0.99)
 FRAME = frame_of("6h", 1_000_000 * 1_800 * 1_000_000)
 VALUES = st.lists(st.tuples(st.integers(0, 71), st.integers(-(10**13), 10**13)), max_size=80)
 
