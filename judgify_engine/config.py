@@ -123,6 +123,10 @@ class KeepConfig(Section, frozen=True):
 
     idempotency_days: Annotated[int, Meta(ge=1, le=3650)] = 7
     """How long an `Idempotency-Key` is remembered."""
+    quarantine_days: Annotated[int, Meta(ge=1, le=3650)] = 30
+    """How long refused requests are kept."""
+    quarantine_rows: Count = 100_000
+    """Rows of the quarantine that a tenant may have; beyond it the oldest go first."""
     live_hours: Annotated[int, Meta(ge=6, le=8760)] = 24
     """How long the buckets of 5 seconds behind the live charts are kept."""
 

@@ -31,6 +31,8 @@ from judgify_engine.ingest.listen import Listener, Room, listen
 from judgify_engine.ingest.metrics import MetricsRoutes
 from judgify_engine.ingest.openapi import build_openapi
 from judgify_engine.ingest.operate import OperateRoutes
+from judgify_engine.ingest.quality import QualityRoutes
+from judgify_engine.ingest.quarantine import QuarantineRoutes
 from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
 from judgify_engine.live.hub import Hub
@@ -42,6 +44,7 @@ from judgify_engine.pipeline.access import SCOPES, Access, Grant
 from judgify_engine.pipeline.batch_loop import BatchLoop
 from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.partition_queue import PartitionQueue
+from judgify_engine.pipeline.quarantine_loop import Quarantine
 from judgify_engine.pipeline.reconcile_loop import ReconcileLoop
 from judgify_engine.pipeline.registry import WorkflowRegistry
 from judgify_engine.pipeline.repair_loop import RepairLoop
@@ -52,6 +55,8 @@ from judgify_engine.store.copy_writer import CopyWriter
 from judgify_engine.store.embedded import EmbeddedPostgres
 from judgify_engine.store.judgments import JudgmentReader
 from judgify_engine.store.pool import Database
+from judgify_engine.store.quality import QualityReader
+from judgify_engine.store.quarantine import QuarantineStore
 from judgify_engine.store.reconcile import Books
 from judgify_engine.store.repair import RepairStore
 from judgify_engine.store.snapshots import SnapshotReader
@@ -139,7 +144,7 @@ class Worker:
         for one in {database, rollups}:
             await one.open()
         await upkeep.once(database, self._config.keep)
-        await metrics_upkeep.once(rollups, self._config)
+        await metrics_upkeep.prepare(rollups, self._config)
         seed = self._config.seed
         if seed.workflows:
             await seed_workflows(WorkflowStore(database), seed.tenant, seed.workflows)
@@ -149,7 +154,7 @@ class Worker:
         self, database: Database, rollups: Database, code: str | None, stop: asyncio.Event, companion: Companion | None
     ) -> None:
         config, metrics = self._config, self._metrics
-        windows = Windows(config.keep.live_hours * 3600, config.metrics.keep_days * 86_400)
+        windows = windows_of(config)
         holder: Holder
 
         def follows() -> bool:
@@ -157,7 +162,7 @@ class Worker:
 
         registry = WorkflowRegistry(WorkflowStore(database), follows)
         hub = Hub(SnapshotReader(rollups, config.change.slot), follows, config.live, metrics)
-        books = Books(database, rollups, config.change.slot, config.keep.live_hours)
+        books = Books(database, rollups, config.change.slot, windows)
         reconcile = ReconcileLoop(books, lambda: holder.holding, config.reconcile, metrics)
         holder = Holder(database, rollups, (registry, hub, reconcile), config.change, windows, metrics, registry.forget)
         repairs = RepairStore(database, rollups, config.change.slot, windows, holder.snapshot)
@@ -168,15 +173,20 @@ class Worker:
 
         repair = RepairLoop(repairs, lambda: holder.changes, repaired)
         queues = [PartitionQueue(i, config.queue.max_rows, config.queue.max_bytes) for i in range(config.queue.partitions)]
-        writer = CopyWriter(database, metrics, config.http.request_timeout_s)
+        quarantine = Quarantine(QuarantineStore(database), metrics)
+        writer = CopyWriter(database, metrics, config.http.request_timeout_s, quarantine)
         batches = [BatchLoop(queue, writer, config.batch, metrics, config.http.request_timeout_s) for queue in queues]
         admission = Admission(config.http)
-        dashboards, direct, routes = self._routes(database, rollups, registry, hub, holder, queues, admission)
+        dashboards, direct, routes = self._routes(database, rollups, registry, hub, holder, queues, admission, quarantine)
         metrics.gauges.append(lambda: _gauges(queues, batches, admission, hub, database))
         metrics.gauges.append(lambda: _verified(holder, reconcile))
+        metrics.gauges.append(quarantine.gauges)
         async with asyncio.TaskGroup() as tasks:
-            for queue, batch in zip(queues, batches, strict=True):
+            committing = [
                 tasks.create_task(batch.run(), name=f"batch-{queue.partition}")
+                for queue, batch in zip(queues, batches, strict=True)
+            ]
+            tasks.create_task(quarantine.run(stop, committing), name="quarantine")
             for one in {database, rollups}:
                 tasks.create_task(one.watch(stop), name="database-watch")
             tasks.create_task(holder.run(stop), name="holder")
@@ -222,6 +232,7 @@ class Worker:
         holder: Holder,
         queues: list[PartitionQueue],
         admission: Admission,
+        quarantine: Quarantine,
     ) -> tuple[DashboardRoutes, Direct, list[web.RouteDef]]:
         config, metrics, seed = self._config, self._metrics, self._config.seed
         tokens, reader = TokenStore(database), JudgmentReader(database)
@@ -241,9 +252,11 @@ class Worker:
         def available() -> bool:
             return database.available
 
-        direct = Direct(judging, access, admission, available, EXECUTE_PATH, metrics)
+        direct = Direct(judging, access, admission, available, EXECUTE_PATH, metrics, quarantine)
         groups = (
-            JudgmentRoutes(judging, reader, access, admission, available, metrics),
+            JudgmentRoutes(judging, reader, access, admission, available, metrics, quarantine),
+            QuarantineRoutes(QuarantineStore(database), judging, reader, access, admission),
+            QualityRoutes(QualityReader(rollups), access),
             SummaryRoutes(SummaryReader(rollups, config.change.slot), access),
             MetricsRoutes(ChartReader(rollups, config.change.slot), access, config.metrics.keep_days),
             WorkflowRoutes(WorkflowStore(database), registry, access, admission),
@@ -281,6 +294,11 @@ class Worker:
                 await asyncio.wait_for(stop.wait(), POLL_POSTGRES_S)
             except TimeoutError:
                 self._postgres.poll()
+
+
+def windows_of(config: Config) -> Windows:
+    """How long the narrow buckets are kept."""
+    return Windows(config.keep.live_hours * 3600, config.metrics.keep_days * 86_400)
 
 
 def _verified(holder: Holder, reconcile: ReconcileLoop) -> list[tuple[str, str, dict[str, str], float]]:

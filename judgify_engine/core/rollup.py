@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from judgify_engine.core.model import Change
+from judgify_engine.core.quality import fault_of
 from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, HOUR_S, LIVE_S, Sample, SampleKey, sample_of
 from judgify_engine.core.tracking import Tracking, tracked_time_us
 from judgify_engine.errors import Corrupt
@@ -21,6 +22,7 @@ RESULT_CHARS = 64
 REMEMBERED_CHARS = 1024
 COMPLETED, FAILED = "completed", "failed"
 UNTRACKED = Tracking()
+REFUSED, STORED = "refused", "stored"
 
 
 class Sums(msgspec.Struct):
@@ -49,6 +51,8 @@ class Sums(msgspec.Struct):
             histogram[slot] = histogram.get(slot, 0) + count
 
 
+QualityKey = tuple[str, str, int, str, str]
+"""tenant, workflow, hour (Unix), `REFUSED` or `STORED`, kind (core/quality)."""
 SecondKey = tuple[str, str, int, str]
 """tenant, workflow, second (Unix) of creation, status."""
 _Values = dict[int, int]
@@ -70,6 +74,8 @@ class Delta:
         """Hours (Unix) of which values were taken back: their smallest and largest may be gone."""
         self.results: dict[tuple[str, str, int, str], int] = {}
         """tenant, workflow, hour (Unix), result -> count."""
+        self.quality: dict[QualityKey, int] = {}
+        """How often something was wrong."""
         self._tracking, self._window = tracking, window
         # (tenant, workflow, second, method, status) to execution times in µs and confidences in millionths.
         self._judged: dict[tuple[str, str, int, str, str], tuple[_Values, _Values]] = {}
@@ -86,6 +92,7 @@ class Delta:
             self._tracked.clear()
             self.results.clear()
             self.taken_back.clear()
+            self.quality = {key: count for key, count in self.quality.items() if key[3] == REFUSED}
             return
         if change.new is not None:
             self._add_row(change.new, 1)
@@ -96,6 +103,17 @@ class Delta:
     def holds_something(self) -> bool:
         """Whether anything was counted."""
         return self.truncated or bool(self._judged or self._tracked)
+
+    def refused(self, change: Change) -> None:
+        """Add one change of `judgment_quarantine`: what came in counts, what is tidied away later does not."""
+        self.note(change)
+        row = change.new
+        if change.old is None and row is not None:
+            second = row["created_at"] // 1_000_000
+            self._count((row["tenant_id"], row["workflow_id"], second - second % HOUR_S, REFUSED, row["kind"]), row["repeated"])
+
+    def _count(self, key: QualityKey, count: int) -> None:
+        self.quality[key] = self.quality.get(key, 0) + count
 
     def note(self, change: Change) -> None:
         """Count a change of any table: the position moves past it."""
@@ -124,6 +142,9 @@ class Delta:
             self.results[result_key] = self.results.get(result_key, 0) + sign
             if sign < 0:
                 self.taken_back.add(second - second % HOUR_S)
+            fault = fault_of(row)
+            if fault is not None:
+                self._count((tenant, workflow, second - second % HOUR_S, STORED, fault), sign)
         fields = self._tracking.of(tenant, workflow, row["workflow_version"], created_us)
         if fields is not None:
             second = tracked_time_us(row["occurred_at"], created_us) // 1_000_000
@@ -145,6 +166,8 @@ class Delta:
             _add_values(self._tracked.setdefault(sample_key, {}), values)
         for result_key, count in other.results.items():
             self.results[result_key] = self.results.get(result_key, 0) + count
+        for quality_key, count in other.quality.items():
+            self._count(quality_key, count)
         self.taken_back |= other.taken_back
         self.last_commit_us = max(self.last_commit_us, other.last_commit_us)
 

@@ -7,6 +7,7 @@ import msgspec
 
 from judgify_engine import __version__
 from judgify_engine.core.charts import DEFAULT_METRICS, JUDGED
+from judgify_engine.core.quality import KINDS
 from judgify_engine.core.rules import WorkflowDefinition
 from judgify_engine.core.view import BUCKETS_S, CHARTS
 from judgify_engine.ingest.metrics import FORMATS, MAX_METRICS
@@ -14,6 +15,8 @@ from judgify_engine.ingest.workflows import WorkflowAnswer, WorkflowPage
 from judgify_engine.wire.answer import JudgmentAnswer, JudgmentPage, JudgmentRecord
 from judgify_engine.wire.metrics import MetricsAnswer
 from judgify_engine.wire.problem import CONTENT_TYPE, Problem
+from judgify_engine.wire.quality import QualityReport
+from judgify_engine.wire.quarantine import QuarantinePage, QuarantineRecord
 from judgify_engine.wire.request import WORKFLOW_ID, ExecuteRequest
 from judgify_engine.wire.summary import Summary
 
@@ -28,6 +31,9 @@ _TYPES = (
     WorkflowPage,
     Summary,
     MetricsAnswer,
+    QualityReport,
+    QuarantineRecord,
+    QuarantinePage,
     Problem,
 )
 
@@ -44,6 +50,7 @@ class _Operation(NamedTuple):
     errors: tuple[int, ...] = ()
     body: type[Any] | None = None
     parameters: tuple[dict[str, Any], ...] = ()
+    body_required: bool = True
     csv: bool = False
     """Whether the answer can be had as CSV too."""
     id: str | None = None
@@ -73,6 +80,7 @@ _FILTERS = (
     _parameter("created_to", "query", _TIME, "Before."),
 )
 
+_QUARANTINE_ID = _parameter("quarantine_id", "path", _UUID, "As the list gives it.")
 _METRICS = (
     _parameter("timeframe", "query", {"enum": list(BUCKETS_S), "default": "24h"}, "How far back from `until`."),
     _parameter("workflow_id", "query", {"type": "string", "minLength": 1}, "Of this workflow only; absent: of all."),
@@ -116,6 +124,34 @@ _OPERATIONS = (
         {200: (MetricsAnswer, "The figures.")}, (401, 403, 422, 503), None, _METRICS, csv=True,
     ),
     _Operation(
+        "get", "/api/v1/quality", "Metrics", "How much of the input was valid, and what was wrong with the rest", "read",
+        {200: (QualityReport, "The report.")}, (401, 403, 422, 503), None,
+        (_parameter("timeframe", "query", {"enum": ["1h", "6h", "24h", "7d"], "default": "24h"}, "How far back."), _FILTERS[0]),
+    ),
+    _Operation(
+        "get", "/api/v1/quarantine", "Quarantine", "Refused requests, newest first", "read", {200: (QuarantinePage, "A page.")},
+        (401, 403, 422, 503), None,
+        (
+            _FILTERS[0],
+            _parameter("kind", "query", {"enum": list(KINDS)}, "With this kind of error only."),
+            _parameter("replayed", "query", {"type": "boolean"}, "Replayed ones only, or others only."),
+            *_FILTERS[3:], _LIMIT, _CURSOR,
+        ),
+    ),
+    _Operation(
+        "get", "/api/v1/quarantine/{quarantine_id}", "Quarantine", "One refused request with its body", "read",
+        {200: (QuarantineRecord, "The request.")}, (401, 403, 404, 503), None, (_QUARANTINE_ID,),
+    ),
+    _Operation(
+        "post", "/api/v1/quarantine/{quarantine_id}/replay", "Quarantine", "Judge it now, as it is or corrected", "admin",
+        {200: (JudgmentAnswer, "Decided, and on disk.")}, (400, 401, 403, 404, 409, 413, 422, 503),
+        ExecuteRequest, (_QUARANTINE_ID,), False,
+    ),
+    _Operation(
+        "delete", "/api/v1/quarantine/{quarantine_id}", "Quarantine", "Delete; a judgment that a replay made stays", "admin",
+        {204: (None, "Deleted.")}, (401, 403, 404, 503), None, (_QUARANTINE_ID,),
+    ),
+    _Operation(
         "get", "/api/v1/workflows", "Workflows", "List", "read", {200: (WorkflowPage, "A page.")},
         (401, 403, 422, 503), None, (_LIMIT, _CURSOR),
     ),
@@ -157,7 +193,7 @@ _ERRORS = {
     401: "The token is missing, unknown, expired or revoked.",
     403: "The token lacks the scope.",
     404: "Not found, or another tenant's.",
-    409: "The stored workflow cannot be used.",
+    409: "The stored workflow cannot be used, or there is nothing (more) to replay.",
     413: "The body is too large.",
     422: "A field is wrong; the detail names it.",
     503: "Overloaded, stopping, or PostgreSQL is away; come back after `Retry-After` seconds.",
@@ -214,7 +250,7 @@ def _describe(operation: _Operation, schema_of: Mapping[Any, dict[str, Any]]) ->
         content = {"schema": schema_of[operation.body]}
         if operation.body is ExecuteRequest:
             content["example"] = _EXAMPLE
-        described["requestBody"] = {"required": True, "content": {"application/json": content}}
+        described["requestBody"] = {"required": operation.body_required, "content": {"application/json": content}}
     if operation.parameters:
         described["parameters"] = list(operation.parameters)
     return described

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from judgify_engine.core.reconcile import EARLIEST_S, Difference, Totals, differences
-from judgify_engine.core.samples import ALL_WORKFLOWS, EXECUTION_TIME, HOUR_S, LIVE_S
+from judgify_engine.core.samples import ALL_WORKFLOWS, EXECUTION_TIME, FINE_S, HOUR_S, LIVE_S, Windows
 from judgify_engine.errors import Unavailable
 from judgify_engine.store.pool import Database
 
@@ -22,12 +22,26 @@ SELECT tenant_id, sum(total_executions)::bigint AS total, sum(successful_executi
        sum(execution_time_us_sum)::bigint AS us
   FROM judgment_metrics_hourly WHERE hour >= $1 AND hour < $2 GROUP BY 1
 """
-_FINE = f"""
+_RESULTS = """
+SELECT tenant_id, sum(total_executions)::bigint AS total
+  FROM judgment_results_hourly WHERE hour >= $1 AND hour < $2 GROUP BY 1
+"""
+
+
+def _buckets(width_s: int, of: str) -> str:
+    """The buckets of one width: `=` those of all workflows together, `<>` those of each."""
+    return f"""
 SELECT tenant_id, sum(count)::bigint AS total, (sum(sum) * 1000)::bigint AS us, sum(count - failed)::bigint AS completed
   FROM judgment_metrics_buckets
- WHERE width_s = {LIVE_S} AND bucket >= $1 AND bucket < $2 AND workflow_id = '{ALL_WORKFLOWS}'
+ WHERE width_s = {width_s} AND bucket >= $1 AND bucket < $2 AND workflow_id {of} '{ALL_WORKFLOWS}'
    AND metric_name = '{EXECUTION_TIME}' GROUP BY 1
 """
+
+
+_FINE = _buckets(LIVE_S, "=")
+# Everything that is kept of whole hours: each must say the same.
+_BY_HOUR = (_HOURLY, _buckets(HOUR_S, "="), _buckets(HOUR_S, "<>"))
+_BY_FINE = (_buckets(FINE_S, "="), _buckets(FINE_S, "<>"))
 # Everything before an LSN is rolled up when the position has passed it, or, with nothing more to read, when it is confirmed.
 _PASSED = "SELECT EXISTS (SELECT FROM cdc_positions WHERE slot_name = $1 AND commit_lsn >= $2::text::pg_lsn)"
 _CONFIRMED = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND confirmed_flush_lsn >= $2::text::pg_lsn)"
@@ -64,12 +78,12 @@ class Comparison(NamedTuple):
 class Books:
     """Compares slices of time and keeps the result. The databases may be one; `slot`: whose rollups."""
 
-    def __init__(self, judgments: Database, rollups: Database, slot: str, live_hours: int) -> None:
-        self._judgments, self._rollups, self._slot, self._live_hours = judgments, rollups, slot, live_hours
+    def __init__(self, judgments: Database, rollups: Database, slot: str, windows: Windows) -> None:
+        self._judgments, self._rollups, self._slot, self._windows = judgments, rollups, slot, windows
 
     def fine_from_s(self, now_s: float) -> int:
         """Since when fine buckets are surely kept, at a whole hour."""
-        second = int(now_s) - (self._live_hours - 1) * HOUR_S
+        second = int(now_s) - (self._windows.live_s - HOUR_S)
         return second - second % HOUR_S + HOUR_S
 
     async def compare(self, start_s: int, end_s: int, now_s: float) -> Comparison:
@@ -83,22 +97,46 @@ class Books:
             stored = await connection.fetch(_STORED, *bounds, timeout=STATEMENT_TIMEOUT_S)
             lsn = await connection.fetchval("SELECT pg_current_wal_insert_lsn()::text")
         await self._reached(lsn)
-        sql = _HOURLY if start_s < self.fine_from_s(now_s) or (start_s % HOUR_S == end_s % HOUR_S == 0) else _FINE
+        whole = start_s < self.fine_from_s(now_s) or start_s % HOUR_S == end_s % HOUR_S == 0
         async with self._rollups.query(may_be_slow=True) as connection:
-            rolled_up = await connection.fetch(sql, *bounds, timeout=STATEMENT_TIMEOUT_S)
-        found = differences(_totals(stored), _totals(rolled_up), start_s, end_s)
+            found = await self._compare_with(connection, _totals(stored), start_s, end_s, whole, now_s)
         return Comparison(sum(row["total"] for row in stored), found)
 
-    async def compare_fine(self, hour_s: int) -> Comparison:
-        """A whole hour in the fine buckets and in the hourly ones, which are written by the same statement."""
+    async def _compare_with(
+        self, connection: Any, known: dict[str, Totals], start_s: int, end_s: int, whole: bool, now_s: float
+    ) -> list[Difference]:
+        """What is known of a slice against each of the rollups; the first difference of a tenant speaks for it.
+
+        `whole`: of whole hours.
+        """
+        arms: tuple[str, ...] = (_FINE,)
+        if whole:
+            arms = _BY_HOUR if start_s < now_s - self._windows.fine_s + HOUR_S else (*_BY_HOUR, *_BY_FINE)
+        bounds = _moment(start_s), _moment(end_s)
+        found: dict[str, Difference] = {}
+        for sql in arms:
+            rows = await connection.fetch(sql, *bounds, timeout=STATEMENT_TIMEOUT_S)
+            for one in differences(known, _totals(rows), start_s, end_s):
+                found.setdefault(one.tenant_id, one)
+        if whole:
+            rows = await connection.fetch(_RESULTS, *bounds, timeout=STATEMENT_TIMEOUT_S)
+            told = {row["tenant_id"]: row["total"] for row in rows if row["total"]}
+            for tenant in told.keys() | known.keys():
+                totals = known.get(tenant, Totals())
+                if told.get(tenant, 0) != totals.total:
+                    there = Totals(told.get(tenant, 0))
+                    found.setdefault(tenant, Difference(tenant, start_s, end_s, totals, there))
+        return list(found.values())
+
+    async def compare_fine(self, hour_s: int, now_s: float) -> Comparison:
+        """A whole hour in the buckets of seconds and in all others, which are written by the same statement."""
         bounds = _moment(hour_s), _moment(hour_s + HOUR_S)
         async with (
             self._rollups.query(may_be_slow=True) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            fine = await connection.fetch(_FINE, *bounds, timeout=STATEMENT_TIMEOUT_S)
-            hourly = await connection.fetch(_HOURLY, *bounds, timeout=STATEMENT_TIMEOUT_S)
-        return Comparison(0, differences(_totals(fine), _totals(hourly), hour_s, hour_s + HOUR_S))
+            fine = _totals(await connection.fetch(_FINE, *bounds, timeout=STATEMENT_TIMEOUT_S))
+            return Comparison(0, await self._compare_with(connection, fine, hour_s, hour_s + HOUR_S, True, now_s))
 
     async def _reached(self, lsn: str) -> None:
         loop = asyncio.get_running_loop()

@@ -87,6 +87,12 @@ WITH moved AS (
    WHERE EXISTS (SELECT FROM moved)
      AND NOT EXISTS (SELECT FROM rollup_repairs WHERE slot_name = $1 AND finished_at IS NULL AND not_before > now()
                         AND range_from <= to_timestamp(low) AND range_to >= to_timestamp(high))
+), quality AS (
+  INSERT INTO judgment_quality_hourly AS m (tenant_id, workflow_id, hour, source, kind, count)
+  SELECT tenant, workflow, to_timestamp(hour), source, kind, count
+    FROM unnest($35::text[], $36::text[], $37::bigint[], $38::text[], $39::text[], $40::bigint[])
+      AS q(tenant, workflow, hour, source, kind, count) WHERE EXISTS (SELECT FROM moved)
+  ON CONFLICT (tenant_id, hour, workflow_id, source, kind) DO UPDATE SET count = m.count + excluded.count
 )
 SELECT count(*) FROM moved
 """.format(
@@ -140,10 +146,12 @@ class RollupStore:
         target = self._connection
         async with self._judgments.session(snapshot) as source:
             await recompute.prepare(source, target, recompute.ALL, self._windows)
+            source_rows = await source.fetch(recompute.REFUSED, timeout=recompute.TIMEOUT_S)
         async with target.transaction():
             await target.execute("SELECT pg_advisory_xact_lock($1)", SWAP_LOCK)
             await target.execute(recompute.EMPTY, timeout=recompute.TIMEOUT_S)
             await recompute.swap(target, recompute.ALL)
+            await recompute.count_refused(source_rows, target)
             await target.execute(
                 "INSERT INTO cdc_positions (slot_name, commit_lsn, change_index) VALUES ($1, $2::text::pg_lsn, $3)",
                 self._slot,
@@ -164,7 +172,8 @@ async def add(connection: Any, slot: str, delta: Delta, windows: Windows) -> Non
     bounds = (format_lsn(delta.position.lsn), delta.position.index, format_lsn(delta.base.lsn), delta.base.index)
     now_s = delta.last_commit_us // 1_000_000
     buckets = _bucket_columns(delta, now_s, windows)
-    columns = (*_hourly_columns(delta), *_result_columns(delta), *buckets, *_ranges(delta.taken_back))
+    wrong = _columns([(*key, count) for key, count in delta.quality.items() if count], 6)
+    columns = (*_hourly_columns(delta), *_result_columns(delta), *buckets, *_ranges(delta.taken_back), *wrong)
     if not await connection.fetchval(_APPLY, slot, *bounds, *columns):
         raise Fenced("the rollups were moved by another process")
     samples = kept(delta.samples, now_s, windows)

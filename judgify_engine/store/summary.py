@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from judgify_engine.core.samples import ALL_WORKFLOWS, CONFIDENCE, EXECUTION_TIME, FINE_S, HOUR_S
 from judgify_engine.store.pool import Database
+from judgify_engine.store.quality import FRAMES, read_quality, whole_hours
 
 _SUMS = f"""
 SELECT coalesce(sum(count) FILTER (WHERE time), 0)::bigint AS total,
@@ -20,7 +21,6 @@ _DIFFERENCES = """
 SELECT range_from, range_to, stored, rolled_up FROM reconciliation_differences
  WHERE slot_name = $1 AND tenant_id = $2 AND resolved_at IS NULL ORDER BY range_from LIMIT 100
 """
-FRAMES = {"1h": timedelta(hours=1), "6h": timedelta(hours=6), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
 SHORT = ("1h", "6h")
 """Frames of buckets of 5 minutes, the others are of hours."""
 
@@ -42,6 +42,10 @@ class Read(NamedTuple):
     now: Span
     current: Span
     previous: Span
+    stored: dict[str, int]
+    """Judgments by workflow, in the whole hours that hold the frame that ends now."""
+    wrong: list[Any]
+    """What was wrong in those hours: workflow_id, source, kind, count."""
     differences: list[Any]
     verified_through: datetime | None
     recomputing: bool
@@ -73,7 +77,9 @@ class SummaryReader:
 
             now = await span(over + bucket - frame, over + bucket)
             current, previous = await span(over - frame, over), await span(over - 2 * frame, over - frame)
+            hours = whole_hours(datetime.now(UTC), frame)
+            stored, wrong = await read_quality(connection, tenant_id, workflow_id, *hours)
             differences = await connection.fetch(_DIFFERENCES, self._slot, tenant_id)
             through = await connection.fetchval("SELECT verified_through FROM reconciliation WHERE slot_name = $1", self._slot)
             position = await connection.fetchval("SELECT commit_lsn FROM cdc_positions WHERE slot_name = $1", self._slot)
-        return Read(now, current, previous, list(differences), through, position is None)
+        return Read(now, current, previous, stored, wrong, list(differences), through, position is None)

@@ -1,4 +1,4 @@
-"""What has to be done now and then: partitions ahead, old idempotency keys forgotten."""
+"""What has to be done now and then: partitions ahead; the quarantine and old idempotency keys forgotten."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ import asyncpg
 
 from judgify_engine.config import KeepConfig
 from judgify_engine.errors import JudgifyError
-from judgify_engine.store import partitions
+from judgify_engine.store import partitions, quarantine
 from judgify_engine.store.pool import Database
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ async def once(database: Database, keep: KeepConfig) -> None:
     """Do it now, in small slices so that nobody waits for locks."""
     async with database.query() as connection:
         await partitions.make_ahead(connection, datetime.now(UTC))
+    await quarantine.tidy(database, keep)
     for table, limit in (("idempotency_keys", keep.idempotency_days),):
         forgotten = SLICE_ROWS
         while forgotten == SLICE_ROWS:
