@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 from aiohttp import web
 
-from judgify_engine.core.charts import DEFAULT_METRICS, JUDGED, Frame, frame_of, merged, stored_name, stored_names
+from judgify_engine.core.charts import DEFAULT_METRICS, JUDGED, Frame, frame_of, merged, stored_name, stored_names, whole
 from judgify_engine.core.histogram import ERROR
 from judgify_engine.core.samples import EXECUTION_TIME, FINE_S, TRACKED_PREFIX, Sample
 from judgify_engine.core.tracking import EARLIEST_US, LATEST_US
@@ -161,12 +161,13 @@ async def _answer(tenant_id: str, asked: _Asked, read: ReadBuckets, now_s: float
     if asked.chart:
         chart = chart_of(asked.chart, merged(read.samples(EXECUTION_TIME), frame), frame)
     else:
-        buckets: dict[str, list[Sample]] = {}
+        samples: dict[str, tuple[list[Sample], Sample]] = {}
         for metric in _metrics(asked, read.known):
             stored = stored_name(metric)
-            if stored not in buckets:
-                buckets[stored] = merged(read.samples(stored), frame)
-            metrics.append(series_of(metric, buckets[stored], frame, now_s))
+            if stored not in samples:
+                buckets = merged(read.samples(stored), frame)
+                samples[stored] = buckets, whole(buckets)
+            metrics.append(series_of(metric, *samples[stored], frame, now_s))
             await asyncio.sleep(0)  # a metric takes a millisecond or two: judgments do not wait for all of them
     return MetricsAnswer(
         tenant_id=tenant_id,

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from judgify_engine.core.charts import Figures, Frame, figures_of, sums_of, whole
+from judgify_engine.core.charts import Figures, Frame, figures_of, sums_of
 from judgify_engine.core.samples import Sample
 from judgify_engine.core.view import CHARTS, points_of
 from judgify_engine.wire.answer import format_time
@@ -79,11 +79,11 @@ class MetricsAnswer(msgspec.Struct):
     """The rollups are being computed anew: the figures are not complete yet."""
 
 
-def series_of(metric: str, buckets: Sequence[Sample], frame: Frame, now_s: float) -> MetricSeries:
-    """One metric's figures. `buckets`: one for each of the frame."""
+def series_of(metric: str, buckets: Sequence[Sample], whole: Sample, frame: Frame, now_s: float) -> MetricSeries:
+    """One metric's figures. `buckets`: one for each of the frame; `whole`: all of them as one."""
     spans = [(start_s, start_s + frame.bucket_s) for start_s in frame.starts_s]
     told = [_told(figures_of(metric, one), *span, now_s) for span, one in zip(spans, buckets, strict=True)]
-    return MetricSeries(metric, _told(figures_of(metric, whole(buckets)), frame.start_s, frame.end_s, now_s), told)
+    return MetricSeries(metric, _told(figures_of(metric, whole), frame.start_s, frame.end_s, now_s), told)
 
 
 def _told(figures: Figures, start_s: int, end_s: int, now_s: float) -> MetricFigures:

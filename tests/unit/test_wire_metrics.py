@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from judgify_engine.core.charts import frame_of, merged
+from judgify_engine.core.charts import frame_of, merged, whole
 from judgify_engine.core.samples import sample_of
 from judgify_engine.wire.metrics import MetricsAnswer, chart_of, encode_csv, series_of
 
@@ -23,7 +23,7 @@ def answer(workflow_id: str | None, metrics: list[str], chart: str | None = None
         to="",
         bucket_s=FRAME.bucket_s,
         quantile_error=0.01,
-        metrics=[series_of(metric, BUCKETS, FRAME, NOW_S) for metric in metrics],
+        metrics=[series_of(metric, BUCKETS, whole(BUCKETS), FRAME, NOW_S) for metric in metrics],
         chart=chart_of(chart, BUCKETS, FRAME) if chart else None,
         available=[],
         position=None,
