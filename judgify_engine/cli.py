@@ -69,6 +69,7 @@ BENCHES = {
     "latency": "from the commit to the dashboard's message",
     "load": "throughput and latency, closed or open loop",
     "queries": "charts and summaries with a year of data",
+    "rollup": "what reading the log and rolling up costs",
     "soak": "minutes at a fixed rate; memory and log must stay flat",
 }
 

@@ -13,7 +13,7 @@ import msgspec
 
 from judgify_engine.core.model import Change
 from judgify_engine.core.quality import fault_of
-from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, HOUR_S, LIVE_S, Sample, SampleKey, sample_of
+from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, HOUR_S, LIVE_S, Sample, SampleKey, sample_of, together
 from judgify_engine.core.tracking import Tracking, tracked_time_us
 from judgify_engine.errors import Corrupt
 from judgify_engine.units import START, Position
@@ -172,37 +172,45 @@ class Delta:
         self.last_commit_us = max(self.last_commit_us, other.last_commit_us)
 
     @cached_property
+    def _cells(self) -> list[tuple[str, str, int, str, str, Sample, Sample]]:
+        """tenant, workflow, second, method, status; execution times and confidences as samples."""
+        return [
+            (*key, sample_of(times, 1000, key[4] != COMPLETED), sample_of(confidences, 1, key[4] != COMPLETED))
+            for key, (times, confidences) in self._judged.items()
+        ]
+
+    @cached_property
     def samples(self) -> dict[SampleKey, Sample]:
         """All values as samples in the narrowest buckets. Only when all is added."""
-        found: dict[SampleKey, Sample] = {}
-        for (tenant, workflow, second, method, status), (times, confidences) in self._judged.items():
-            bucket, failed = second - second % LIVE_S, status != COMPLETED
-            for metric, values, scale in ((EXECUTION_TIME, times, 1000), (CONFIDENCE, confidences, 1)):
-                _add_sample(found, (tenant, workflow, metric, bucket, method, status), sample_of(values, scale, failed))
+        found: dict[SampleKey, list[Sample]] = {}
+        for tenant, workflow, second, method, status, times, confidences in self._cells:
+            bucket = second - second % LIVE_S
+            found.setdefault((tenant, workflow, EXECUTION_TIME, bucket, method, status), []).append(times)
+            found.setdefault((tenant, workflow, CONFIDENCE, bucket, method, status), []).append(confidences)
         for key, values in self._tracked.items():
-            _add_sample(found, key, sample_of(values, 1, key[5] != COMPLETED))
-        return found
+            found[key] = [sample_of(values, 1, key[5] != COMPLETED)]
+        return {key: together(parts) for key, parts in found.items()}
 
     @cached_property
     def sums(self) -> dict[SecondKey, Sums]:
         """The sums over judgments by second. Only when all is added."""
         found: dict[SecondKey, Sums] = {}
-        for (tenant, workflow, second, method, status), (times, confidences) in self._judged.items():
+        for tenant, workflow, second, method, status, times, confidences in self._cells:
+            count = times.count
             sums = found.get((tenant, workflow, second, status))
             if sums is None:
                 sums = found[tenant, workflow, second, status] = Sums(histogram={})
-            sample = sample_of(times, 1000, status != COMPLETED)
-            sums.total += sample.count
-            sums.failed += sample.failed
+            sums.total += count
+            sums.failed += times.failed
             if method == "rule":
-                sums.rule += sample.count
+                sums.rule += count
             elif method == "llm":
-                sums.llm += sample.count
+                sums.llm += count
             else:
-                sums.hybrid += sample.count
-            sums.execution_time_us += sample.sum // 1000
-            sums.confidence_ppm += sum(value * times for value, times in confidences.items())
-            _add_values(sums.histogram, sample.histogram)
+                sums.hybrid += count
+            sums.execution_time_us += times.sum // 1000
+            sums.confidence_ppm += confidences.sum
+            _add_values(sums.histogram, times.histogram)
         return found
 
     def by(self, width_s: int) -> dict[tuple[str, str, int], Sums]:
@@ -220,14 +228,6 @@ class Delta:
 def _add_values(into: _Values, values: _Values) -> None:
     for value, times in values.items():
         into[value] = into.get(value, 0) + times
-
-
-def _add_sample(into: dict[SampleKey, Sample], key: SampleKey, sample: Sample) -> None:
-    known = into.get(key)
-    if known is None:
-        into[key] = sample
-    else:
-        known.add(sample)
 
 
 class _Named(msgspec.Struct):

@@ -212,10 +212,14 @@ def _result_columns(delta: Delta) -> list[list[Any]]:
 
 
 def _bucket_columns(delta: Delta, now_s: int, windows: Windows) -> list[list[Any]]:
-    rows = [
-        (*key, s.count, s.failed, decimal(s.sum), real(s.minimum), real(s.maximum), *histogram_arrays(s.histogram))
-        for key, s in buckets_of(delta.samples, now_s, windows).items()
-    ]
+    texts: dict[int, tuple[Any, ...]] = {}  # most buckets of different widths share one sample
+    rows = []
+    for key, s in buckets_of(delta.samples, now_s, windows).items():
+        text = texts.get(id(s))
+        if text is None:
+            arrays = histogram_arrays(s.histogram)
+            text = texts[id(s)] = (s.count, s.failed, decimal(s.sum), real(s.minimum), real(s.maximum), *arrays)
+        rows.append((*key, *text))
     return _columns(rows, 12)
 
 

@@ -16,8 +16,10 @@ WITH judged AS (
   UNION ALL
   SELECT j.tenant_id, j.workflow_id, 'input.' || f.field, coalesce(j.occurred_at, j.created_at), method_used, status,
          round((j.input_data #>> string_to_array(f.field, '.'))::float8 * 1000000)::bigint
-    FROM judged AS j JOIN workflow_versions AS w
-      ON w.tenant_id = j.tenant_id AND w.workflow_id = j.workflow_id AND w.version = j.workflow_version
+    FROM judged AS j CROSS JOIN LATERAL (
+         SELECT definition FROM workflow_versions AS v WHERE v.tenant_id = j.tenant_id AND v.workflow_id = j.workflow_id
+            AND ((j.workflow_version > 0 AND v.version <= j.workflow_version)
+                 OR (j.workflow_version <= 0 AND v.created_at <= j.created_at)) ORDER BY v.version DESC LIMIT 1) AS w
    CROSS JOIN LATERAL jsonb_array_elements_text(coalesce(w.definition -> 'track', '[]')) AS f(field)
    WHERE jsonb_typeof(j.input_data #> string_to_array(f.field, '.')) = 'number'
      AND abs((j.input_data #>> string_to_array(f.field, '.'))::numeric) <= 9e12
