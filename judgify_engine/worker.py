@@ -28,6 +28,7 @@ from judgify_engine.ingest.direct import Direct
 from judgify_engine.ingest.heads import Heads
 from judgify_engine.ingest.judgments import EXECUTE_PATH, JudgmentRoutes
 from judgify_engine.ingest.listen import Listener, Room, listen
+from judgify_engine.ingest.metrics import MetricsRoutes
 from judgify_engine.ingest.openapi import build_openapi
 from judgify_engine.ingest.operate import OperateRoutes
 from judgify_engine.ingest.quality import QualityRoutes
@@ -51,6 +52,7 @@ from judgify_engine.pipeline.repair_loop import RepairLoop
 from judgify_engine.seed import seed_workflows
 from judgify_engine.store import metrics_upkeep, migrate, upkeep
 from judgify_engine.store.accepted import AcceptedStore
+from judgify_engine.store.charts import ChartReader
 from judgify_engine.store.copy_writer import CopyWriter
 from judgify_engine.store.embedded import EmbeddedPostgres
 from judgify_engine.store.judgments import JudgmentReader
@@ -263,6 +265,7 @@ class Worker:
             QuarantineRoutes(QuarantineStore(database), judging, reader, access, admission),
             QualityRoutes(QualityReader(rollups), access),
             SummaryRoutes(SummaryReader(rollups, config.change.slot), access),
+            MetricsRoutes(ChartReader(rollups, config.change.slot), access, config.metrics.keep_days),
             WorkflowRoutes(WorkflowStore(database), registry, access, admission),
             operate,
             dashboards,

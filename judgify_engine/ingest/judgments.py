@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -133,16 +134,21 @@ async def read_body(request: web.Request, admission: Admission) -> bytes:
         raise InvalidField(f"the body did not arrive within {READ_TIMEOUT_S:.0f} s", field="body") from error
 
 
-def checked_query(request: web.Request, known: set[str]) -> dict[str, str]:
-    """The query's parameters. Raises InvalidField for one that is unknown or given twice."""
+def checked_query(request: web.Request, known: set[str], lists: Collection[str] = ()) -> dict[str, str]:
+    """The query's parameters. Those of `lists` may come several times, and are joined by commas.
+
+    Raises InvalidField for one that is unknown or given twice.
+    """
     query: dict[str, str] = {}
     for name, value in request.query.items():
         if name not in known:
             raise InvalidField(f"unknown parameter {name[:80]!r}; known: {', '.join(sorted(known))}", field=name[:80])
-        if name in query:
+        if name in query and name not in lists:
             raise InvalidField(f"the parameter {name!r} is given twice", field=name)
         if "\0" in value:
             raise InvalidField(f"{name} holds the character NUL", field=name)
+        if name in query:
+            value = f"{query[name]},{value}"
         query[name] = value
     return query
 
@@ -155,7 +161,7 @@ def limit_of(query: dict[str, str]) -> int:
     return int(text)
 
 
-def one_of(query: dict[str, str], name: str, known: tuple[str, ...]) -> str | None:
+def one_of(query: dict[str, str], name: str, known: Collection[str]) -> str | None:
     """A parameter of a closed set. Raises InvalidField."""
     value = query.get(name)
     if value is not None and value not in known:

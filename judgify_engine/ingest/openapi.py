@@ -6,10 +6,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from judgify_engine import __version__
+from judgify_engine.core.charts import DEFAULT_METRICS, JUDGED
 from judgify_engine.core.quality import KINDS
 from judgify_engine.core.rules import WorkflowDefinition
+from judgify_engine.core.view import BUCKETS_S, CHARTS
+from judgify_engine.ingest.metrics import FORMATS, MAX_METRICS
 from judgify_engine.ingest.workflows import WorkflowAnswer, WorkflowPage
 from judgify_engine.wire.answer import JudgmentAnswer, JudgmentPage, JudgmentRecord
+from judgify_engine.wire.metrics import MetricsAnswer
 from judgify_engine.wire.problem import CONTENT_TYPE, Problem
 from judgify_engine.wire.quality import QualityReport
 from judgify_engine.wire.quarantine import QuarantinePage, QuarantineRecord
@@ -26,6 +30,7 @@ _TYPES = (
     WorkflowAnswer,
     WorkflowPage,
     Summary,
+    MetricsAnswer,
     QualityReport,
     QuarantineRecord,
     QuarantinePage,
@@ -46,6 +51,10 @@ class _Operation(NamedTuple):
     body: type[Any] | None = None
     parameters: tuple[dict[str, Any], ...] = ()
     body_required: bool = True
+    csv: bool = False
+    """Whether the answer can be had as CSV too."""
+    id: str | None = None
+    """Where the one made of method and path is another's."""
 
 
 def _parameter(name: str, where: str, schema: dict[str, Any], text: str) -> dict[str, Any]:
@@ -72,6 +81,23 @@ _FILTERS = (
 )
 
 _QUARANTINE_ID = _parameter("quarantine_id", "path", _UUID, "As the list gives it.")
+_METRICS = (
+    _parameter("timeframe", "query", {"enum": list(BUCKETS_S), "default": "24h"}, "How far back from `until`."),
+    _parameter("workflow_id", "query", {"type": "string", "minLength": 1}, "Of this workflow only; absent: of all."),
+    {
+        **_parameter(
+            "metric",
+            "query",
+            {"type": "array", "items": {"type": "string"}, "maxItems": MAX_METRICS, "default": list(DEFAULT_METRICS)},
+            f"{', '.join(JUDGED)}, `input.FIELD` for a field that a workflow tracks, or `*` for all.",
+        ),
+        "style": "form",
+        "explode": False,
+    },
+    _parameter("chart", "query", {"enum": list(CHARTS)}, "A chart of the dashboard, instead of metrics."),
+    _parameter("until", "query", _TIME, "The frame ends with the bucket that this is in or ends; absent: now."),
+    _parameter("format", "query", {"enum": list(FORMATS)}, "Absent: as the header `Accept` says, JSON without one."),
+)
 
 _OPERATIONS = (
     _Operation(
@@ -92,6 +118,10 @@ _OPERATIONS = (
         "get", "/api/v1/summary", "Metrics", "Figures, trends, alerts, and up to when they are verified", "read",
         {200: (Summary, "The summary.")}, (401, 403, 422, 503), None,
         (_parameter("timeframe", "query", {"enum": ["1h", "6h", "24h", "7d"], "default": "24h"}, "How far back."), _FILTERS[0]),
+    ),
+    _Operation(
+        "get", "/api/v1/metrics", "Metrics", "Figures of metrics in buckets of time, or a chart; as JSON or CSV", "read",
+        {200: (MetricsAnswer, "The figures.")}, (401, 403, 422, 503), None, _METRICS, csv=True,
     ),
     _Operation(
         "get", "/api/v1/quality", "Metrics", "How much of the input was valid, and what was wrong with the rest", "read",
@@ -143,7 +173,10 @@ _OPERATIONS = (
     _Operation(
         "get", "/ready", "Operate", "Can a judgment be committed now", None, {200: (None, "Yes."), 503: (None, "No; says why.")}
     ),
-    _Operation("get", "/metrics", "Operate", "Figures for Prometheus", None, {200: (None, "Text exposition format.")}),
+    _Operation(
+        "get", "/metrics", "Operate", "Figures for Prometheus", None, {200: (None, "Text exposition format.")},
+        id="getPrometheusMetrics",
+    ),
     _Operation(
         "get", "/ws/dashboards/{dashboard_id}", "Live", "A dashboard over WebSocket (see PROTOCOL.md)", "read",
         {101: (None, "Switching to WebSocket.")}, (401, 403, 422, 503), None,
@@ -197,6 +230,8 @@ def _describe(operation: _Operation, schema_of: Mapping[Any, dict[str, Any]]) ->
         responses[str(status)] = {"description": text}
         if kind is not None:
             responses[str(status)]["content"] = {"application/json": {"schema": schema_of[kind]}}
+            if operation.csv:
+                responses[str(status)]["content"]["text/csv"] = {"schema": {"type": "string"}}
     for status in operation.errors:
         responses[str(status)] = {
             "description": _ERRORS[status],
@@ -205,7 +240,7 @@ def _describe(operation: _Operation, schema_of: Mapping[Any, dict[str, Any]]) ->
         if status == 503:
             responses["503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
     described: dict[str, Any] = {"tags": [operation.tag], "summary": operation.summary, "responses": responses}
-    described["operationId"] = operation.method + "".join(
+    described["operationId"] = operation.id or operation.method + "".join(
         part.strip("{}").title().replace("_", "") for part in operation.path.split("/") if part not in ("api", "v1")
     )
     if operation.scope:

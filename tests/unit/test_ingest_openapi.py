@@ -10,6 +10,7 @@ from aiohttp import web
 from judgify_engine.core.rules import WorkflowDefinition
 from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.judgments import JudgmentRoutes
+from judgify_engine.ingest.metrics import MetricsRoutes
 from judgify_engine.ingest.openapi import build_openapi
 from judgify_engine.ingest.operate import OperateRoutes
 from judgify_engine.ingest.quality import QualityRoutes
@@ -32,6 +33,7 @@ def routes() -> list[web.RouteDef]:
         QuarantineRoutes(anything, anything, anything, anything, anything),
         WorkflowRoutes(anything, anything, anything, anything),
         SummaryRoutes(anything, anything),
+        MetricsRoutes(anything, anything, 365),
         QualityRoutes(anything, anything),
         OperateRoutes(anything, anything, Metrics(), anything, anything, b""),
         DashboardRoutes(anything, anything, Metrics()),
