@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=module.__doc__)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-    bench = commands.add_parser("bench", help="measure: load, latency, crash, soak, compare")
+    bench = commands.add_parser("bench", help="measure: load, latency, crash, soak, bulk, compare")
     benches = bench.add_subparsers(title="benches", required=True, metavar="NAME")
     for path in sorted(resources.folder("bench").glob("*.py")):
         if path.stem in BENCHES:
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 BENCHES = {
+    "bulk": "millions of rows in one transaction; memory bounded, rollups exact",
     "compare": "the engine beside its peer, in one run",
     "crash": "kill -9 again and again; nothing may be missing",
     "latency": "from the commit to the dashboard's message",

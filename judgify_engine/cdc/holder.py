@@ -150,7 +150,7 @@ class Holder:
                 self._let_go()
                 try:
                     await session
-                    told = ""  # another process holds it
+                    told, self._healings = "", 0  # another process holds it
                 except asyncio.CancelledError:
                     if not stop.is_set():
                         raise

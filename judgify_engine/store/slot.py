@@ -13,7 +13,7 @@ from judgify_engine.wire.pgoutput import MARK
 
 TABLES = ("judgment_executions", "action_executions", "workflows")
 _SLOT = """
-SELECT plugin, database = current_database() AS ours, active, wal_status, safe_wal_size AS safe_bytes,
+SELECT plugin, coalesce(database = current_database(), true) AS ours, active, wal_status, safe_wal_size AS safe_bytes,
        coalesce(confirmed_flush_lsn, '0/0')::text AS confirmed_lsn,
        coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint AS retained_bytes
   FROM pg_replication_slots WHERE slot_name = $1

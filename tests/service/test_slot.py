@@ -26,7 +26,6 @@ ONE = by_hand(1)
 
 
 def advance(database: Database) -> None:
-    database.cluster.run("SELECT 1")
     on(database, "SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", database.slot)
 
 
@@ -35,9 +34,14 @@ def consume(database: Database) -> None:
     on(database, f"SELECT count(*) FROM pg_logical_slot_get_binary_changes(%s, NULL, NULL, {options})", database.slot)
 
 
-def make_by_hand(database: Database, plugin: str = "pgoutput") -> None:
+def make_by_hand(database: Database) -> None:
     drop_slot(database)
-    on(database, f"SELECT pg_create_logical_replication_slot(%s, '{plugin}')", database.slot)
+    on(database, "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", database.slot)
+
+
+def make_physical(database: Database) -> None:
+    drop_slot(database)
+    on(database, "SELECT pg_create_physical_replication_slot(%s)", database.slot)
 
 
 def make_publication_anew(database: Database) -> None:
@@ -67,7 +71,7 @@ HARM: dict[str, tuple[str, Callable[[Database], object]]] = {
     "advanced": ("foreign", advance),
     "consumed": ("foreign", consume),
     "made by hand": ("foreign", make_by_hand),
-    "another plugin": ("foreign", lambda database: make_by_hand(database, "test_decoding")),
+    "made physical": ("foreign", make_physical),
     "position gone": ("missing", lambda database: on(database, "DELETE FROM cdc_positions")),
     "another server": ("restored", lambda database: on(database, "UPDATE cdc_positions SET system_identifier = '1'")),
     "back in time": ("restored", lambda database: on(database, "UPDATE cdc_positions SET commit_lsn = 'F0000000/0'")),
@@ -92,6 +96,10 @@ async def gaps_of(database: Database) -> list[Any]:
     return await database.rows("SELECT * FROM cdc_gaps ORDER BY id")
 
 
+async def healed(database: Database) -> bool:
+    return bool(await database.value("SELECT count(*) FROM cdc_gaps WHERE recompute_finished_at IS NOT NULL"))
+
+
 @pytest.mark.parametrize("harm", list(HARM))
 async def test_whatever_was_done_while_no_engine_ran_is_noticed(
     harm: str, database: Database, start_engine: Callable[..., Engine]
@@ -112,10 +120,11 @@ async def test_whatever_was_done_while_no_engine_ran_is_noticed(
             " execution_time_ms) VALUES ($1, 'check', '{}', '{}', 1, 'rule', 1)",
             tenant.tenant_id,
         )
-        await until(lambda: not database.cluster.run(
-            "SELECT FROM pg_replication_slots WHERE slot_name = %s AND active", database.slot), "the slot is free")  # fmt: skip
+        in_use = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND active"
+        await until(lambda: not database.cluster.run(in_use, database.slot), "the slot is free")
         await asyncio.to_thread(do, database)
         engine.start()
+        await until(lambda: healed(database), "it healed", 30)
         assert await check_rollups(database) == 404 + (harm == "publication altered")
         (gap,) = await gaps_of(database)
         assert (gap["reason"], gap["attempts"], gap["error"]) == (reason, 1, None)
@@ -147,7 +156,7 @@ async def test_a_publication_altered_under_a_running_engine(
     await check_rollups(database)
     await asyncio.to_thread(do, database)
     await database.do(by_hand(20))
-    await until(lambda: database.value("SELECT count(*) FROM cdc_gaps WHERE recompute_finished_at IS NOT NULL"), "it healed")
+    await until(lambda: healed(database), "it healed", 30)
     assert await check_rollups(database) == 320 + (harm == "publication altered")
     assert [gap["reason"] for gap in await gaps_of(database)] == [reason]
     assert engine.terminate() == 0
@@ -275,6 +284,22 @@ async def test_a_rebuild_that_fails_is_tried_again_and_said(database: Database, 
         await until(lambda: holds(client), "it reads the log again", 30)
     assert await check_rollups(database) == 200
     assert [(gap["reason"], gap["error"]) for gap in await gaps_of(database)] == [("missing", None)]
+    assert engine.terminate() == 0
+
+
+async def test_a_log_without_old_rows_is_mended_too(database: Database, start_engine: Callable[..., Engine]) -> None:
+    """What an update took back cannot be known then: all is computed anew, and the next update comes whole."""
+    engine = await reading(start_engine, database)
+    await database.do(by_hand(100))
+    await check_rollups(database)
+    for row in await database.rows("SELECT relid::regclass::text AS name FROM pg_partition_tree('judgment_executions')"):
+        await database.do(f"ALTER TABLE {row['name']} REPLICA IDENTITY DEFAULT")
+    await database.do("UPDATE judgment_executions SET status = 'failed' WHERE workflow_id = 'w1'")
+    await until(lambda: healed(database), "it healed", 30)
+    await check_rollups(database)
+    await database.do("UPDATE judgment_executions SET status = 'completed', workflow_id = 'w7' WHERE workflow_id = 'w2'")
+    assert await check_rollups(database) == 100
+    assert [gap["reason"] for gap in await gaps_of(database)] == ["corrupt"]
     assert engine.terminate() == 0
 
 
