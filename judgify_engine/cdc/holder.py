@@ -260,7 +260,7 @@ class Holder:
         self._healings += 1
         gap = await store.open_gap(finding)
         self.healing = gap.reason
-        facts = {"slot": self._config.slot, "reason": gap.reason, "gap": gap.number, **finding.details}
+        facts = {"slot": self._config.slot, "reason": gap.reason, "gap": gap.number, "details": finding.details}
         log.warning("making a new slot; the rollups are computed from the table", extra=facts)
         try:
             published = await slots.repair_publication()
