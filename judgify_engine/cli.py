@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=module.__doc__)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-    bench = commands.add_parser("bench", help="measure: load, latency, crash, soak, bulk, compare")
+    bench = commands.add_parser("bench", help="measure: load, latency, crash, soak, compare, and more")
     benches = bench.add_subparsers(title="benches", required=True, metavar="NAME")
     for path in sorted(resources.folder("bench").glob("*.py")):
         if path.stem in BENCHES:
@@ -69,6 +69,9 @@ BENCHES = {
     "crash": "kill -9 again and again; nothing may be missing",
     "latency": "from the commit to the dashboard's message",
     "load": "throughput and latency, closed or open loop",
+    "partitions": "insert, look up and list with 20 million judgments in the table",
+    "queries": "charts and summaries with a year of data",
+    "rollup": "what reading the log and rolling up costs",
     "soak": "minutes at a fixed rate; memory and log must stay flat",
 }
 

@@ -21,6 +21,8 @@ from judgify_engine.units import KIB, MIB
 
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+SHORTEST_KEPT_DAYS = 7
+"""Judgments are there for as long as the longest time frame of the dashboards, whatever retention says."""
 Bytes = Annotated[int, Meta(ge=1 * KIB, le=64 * 1024 * MIB)]
 
 
@@ -125,8 +127,16 @@ class KeepConfig(Section, frozen=True):
 
     idempotency_days: Annotated[int, Meta(ge=1, le=3650)] = 7
     """How long an `Idempotency-Key` is remembered."""
+    quarantine_days: Annotated[int, Meta(ge=1, le=3650)] = 30
+    """How long refused requests are kept."""
+    quarantine_rows: Count = 100_000
+    """Rows of the quarantine that a tenant may have; beyond it the oldest go first."""
     live_hours: Annotated[int, Meta(ge=6, le=8760)] = 24
     """How long the buckets of 5 seconds behind the live charts are kept."""
+    judgments_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
+    """How long judgments are kept at least; then they leave by whole partitions, and their rollups stay. 0: for ever."""
+    partition: Literal["month", "week", "day"] = "month"
+    """How much time one partition of the judgments holds. A change counts for those that are not made yet."""
 
 
 class MetricsConfig(Section, frozen=True):
@@ -226,6 +236,10 @@ def load(
     if config.batch.min_rows > config.batch.max_rows:
         raise SettingsError(
             f"batch.min_rows must be at most batch.max_rows ({config.batch.max_rows}), got {config.batch.min_rows}"
+        )
+    if 0 < config.keep.judgments_days < SHORTEST_KEPT_DAYS:
+        raise SettingsError(
+            f"keep.judgments_days must be 0 (for ever) or at least {SHORTEST_KEPT_DAYS}, got {config.keep.judgments_days}"
         )
     return config
 

@@ -50,7 +50,13 @@ class MalformedJson(Rejected):
 
 
 class InvalidField(Rejected):
+    """`kind`: how it is wrong, by the names of core/quality; not a part of the answer."""
+
     code, status, title = "invalid_field", 422, "A field is wrong"
+
+    def __init__(self, detail: str, *, kind: str = "invalid_value", **extra: Any) -> None:
+        super().__init__(detail, **extra)
+        self.kind = kind
 
 
 class UnstorableText(Rejected):
@@ -95,6 +101,14 @@ class WorkflowNotFound(Rejected):
 
 class WorkflowBroken(Rejected):
     code, status, title = "workflow_broken", 409, "The stored workflow cannot be used"
+
+
+class NotReplayable(Rejected):
+    code, status, title = "not_replayable", 409, "Nothing is kept that could be replayed"
+
+
+class AlreadyReplayed(Rejected):
+    code, status, title = "already_replayed", 409, "This was replayed already"
 
 
 class MethodNotAllowed(Rejected):

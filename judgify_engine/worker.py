@@ -30,8 +30,11 @@ from judgify_engine.ingest.gaps import GapRoutes
 from judgify_engine.ingest.heads import Heads
 from judgify_engine.ingest.judgments import EXECUTE_PATH, JudgmentRoutes
 from judgify_engine.ingest.listen import Listener, Room, listen
+from judgify_engine.ingest.metrics import MetricsRoutes
 from judgify_engine.ingest.openapi import build_openapi
 from judgify_engine.ingest.operate import OperateRoutes
+from judgify_engine.ingest.quality import QualityRoutes
+from judgify_engine.ingest.quarantine import QuarantineRoutes
 from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
 from judgify_engine.live.hub import Hub
@@ -39,20 +42,26 @@ from judgify_engine.live.page import PageRoutes
 from judgify_engine.live.session import DashboardRoutes
 from judgify_engine.observe import loop_lag
 from judgify_engine.observe.metrics import Metrics
+from judgify_engine.pipeline.accepted import Accepted
 from judgify_engine.pipeline.access import SCOPES, Access, Grant
 from judgify_engine.pipeline.batch_loop import BatchLoop
 from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.partition_queue import PartitionQueue
+from judgify_engine.pipeline.quarantine_loop import Quarantine
 from judgify_engine.pipeline.reconcile_loop import ReconcileLoop
 from judgify_engine.pipeline.registry import WorkflowRegistry
 from judgify_engine.pipeline.repair_loop import RepairLoop
 from judgify_engine.seed import seed_workflows
 from judgify_engine.store import metrics_upkeep, migrate, upkeep
+from judgify_engine.store.accepted import AcceptedStore
+from judgify_engine.store.charts import ChartReader
 from judgify_engine.store.copy_writer import CopyWriter
 from judgify_engine.store.embedded import EmbeddedPostgres
 from judgify_engine.store.gaps import GapReader
 from judgify_engine.store.judgments import JudgmentReader
 from judgify_engine.store.pool import Database
+from judgify_engine.store.quality import QualityReader
+from judgify_engine.store.quarantine import QuarantineStore
 from judgify_engine.store.reconcile import Books
 from judgify_engine.store.repair import RepairStore
 from judgify_engine.store.slot import SlotStore
@@ -141,7 +150,7 @@ class Worker:
         for one in {database, rollups}:
             await one.open()
         await upkeep.once(database, self._config.keep)
-        await metrics_upkeep.once(rollups, self._config)
+        await metrics_upkeep.prepare(rollups, self._config)
         seed = self._config.seed
         if seed.workflows:
             await seed_workflows(WorkflowStore(database), seed.tenant, seed.workflows)
@@ -151,7 +160,7 @@ class Worker:
         self, database: Database, rollups: Database, code: str | None, stop: asyncio.Event, companion: Companion | None
     ) -> None:
         config, metrics = self._config, self._metrics
-        windows = Windows(config.keep.live_hours * 3600, config.metrics.keep_days * 86_400)
+        windows = windows_of(config)
         holder: Holder
 
         def follows() -> bool:
@@ -159,7 +168,7 @@ class Worker:
 
         registry = WorkflowRegistry(WorkflowStore(database), follows)
         hub = Hub(SnapshotReader(rollups, config.change.slot), follows, config.live, metrics)
-        books = Books(database, rollups, config.change.slot, config.keep.live_hours, lambda lsn: holder.has_passed(lsn))
+        books = Books(database, rollups, config.change.slot, windows, lambda lsn: holder.has_passed(lsn))
         reconcile = ReconcileLoop(books, lambda: holder.holding, config.reconcile, metrics)
 
         def began(healed: bool) -> None:
@@ -178,23 +187,32 @@ class Worker:
 
         repair = RepairLoop(repairs, lambda: holder.changes, repaired)
         queues = [PartitionQueue(i, config.queue.max_rows, config.queue.max_bytes) for i in range(config.queue.partitions)]
-        writer = CopyWriter(database, metrics, config.http.request_timeout_s)
+        accepted = Accepted(AcceptedStore(rollups))
+        quarantine = Quarantine(QuarantineStore(database), metrics)
+        writer = CopyWriter(database, metrics, config.http.request_timeout_s, quarantine)
         batches = [BatchLoop(queue, writer, config.batch, metrics, config.http.request_timeout_s) for queue in queues]
         admission = Admission(config.http)
-        dashboards, direct, routes = self._routes(database, rollups, registry, hub, holder, queues, admission)
+        dashboards, direct, routes = self._routes(
+            database, rollups, registry, hub, holder, queues, admission, quarantine, accepted
+        )
         metrics.gauges.append(lambda: _gauges(queues, batches, admission, hub, database))
         metrics.gauges.append(lambda: _verified(holder, reconcile))
         metrics.gauges.append(holder.gauges)
+        metrics.gauges.append(quarantine.gauges)
         async with asyncio.TaskGroup() as tasks:
-            for queue, batch in zip(queues, batches, strict=True):
+            committing = [
                 tasks.create_task(batch.run(), name=f"batch-{queue.partition}")
+                for queue, batch in zip(queues, batches, strict=True)
+            ]
+            tasks.create_task(quarantine.run(stop, committing), name="quarantine")
+            tasks.create_task(accepted.run(stop, committing), name="accepted")
             for one in {database, rollups}:
                 tasks.create_task(one.watch(stop), name="database-watch")
             tasks.create_task(holder.run(stop), name="holder")
             tasks.create_task(hub.run(stop), name="hub")
             tasks.create_task(reconcile.run(stop), name="reconcile")
             tasks.create_task(repair.run(stop), name="repair")
-            tasks.create_task(upkeep.run(database, config.keep, stop), name="upkeep")
+            tasks.create_task(upkeep.run(database, config.keep, stop, lambda: reconcile.verified_through_s), name="upkeep")
             tasks.create_task(metrics_upkeep.run(rollups, config, stop), name="metrics-upkeep")
             tasks.create_task(loop_lag.measure(metrics, stop), name="loop-lag")
             tasks.create_task(self._keep_postgres(stop), name="postgres")
@@ -233,12 +251,14 @@ class Worker:
         holder: Holder,
         queues: list[PartitionQueue],
         admission: Admission,
+        quarantine: Quarantine,
+        accepted: Accepted,
     ) -> tuple[DashboardRoutes, Direct, list[web.RouteDef]]:
         config, metrics, seed = self._config, self._metrics, self._config.seed
         tokens, reader = TokenStore(database), JudgmentReader(database)
         known = {seed.token: Grant(seed.tenant, frozenset(SCOPES), None)} if seed.token else {}
         access = Access(tokens, known)
-        judging = Judging(registry, queues, reader, metrics)
+        judging = Judging(registry, queues, reader, metrics, accepted)
         dashboards = DashboardRoutes(hub, access, metrics)
         operate = OperateRoutes(
             database,
@@ -252,11 +272,14 @@ class Worker:
         def available() -> bool:
             return database.available
 
-        direct = Direct(judging, access, admission, available, EXECUTE_PATH, metrics)
+        direct = Direct(judging, access, admission, available, EXECUTE_PATH, metrics, quarantine)
         groups = (
-            JudgmentRoutes(judging, reader, access, admission, available, metrics),
+            JudgmentRoutes(judging, reader, access, admission, available, metrics, quarantine),
+            QuarantineRoutes(QuarantineStore(database), judging, reader, access, admission),
+            QualityRoutes(QualityReader(rollups), access),
             SummaryRoutes(SummaryReader(rollups, config.change.slot), access),
             GapRoutes(GapReader(rollups, config.change.slot), access),
+            MetricsRoutes(ChartReader(rollups, config.change.slot), access, config.metrics.keep_days),
             WorkflowRoutes(WorkflowStore(database), registry, access, admission),
             operate,
             dashboards,
@@ -292,6 +315,11 @@ class Worker:
                 await asyncio.wait_for(stop.wait(), POLL_POSTGRES_S)
             except TimeoutError:
                 self._postgres.poll()
+
+
+def windows_of(config: Config) -> Windows:
+    """How long the narrow buckets are kept."""
+    return Windows(config.keep.live_hours * 3600, config.metrics.keep_days * 86_400)
 
 
 def _verified(holder: Holder, reconcile: ReconcileLoop) -> list[tuple[str, str, dict[str, str], float]]:

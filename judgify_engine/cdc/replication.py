@@ -127,8 +127,11 @@ class Replication:
             message = self._cursor.read_message()
         except psycopg2.Error as error:
             raise DatabaseUnavailable(f"the stream ended: {str(error).strip()}") from error
-        self.wal_end = max(self.wal_end, self._cursor.wal_end or 0)
-        return None if message is None else message.payload
+        if message is None:
+            self.wal_end = max(self.wal_end, self._cursor.wal_end or 0)
+            return None
+        self.wal_end = max(self.wal_end, message.wal_end)
+        return message.payload  # type: ignore[no-any-return]
 
     async def readable(self, timeout_s: float) -> None:
         """Wait until there may be a message, at most `timeout_s` seconds."""

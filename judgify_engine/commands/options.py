@@ -9,6 +9,8 @@ from judgify_engine import config
 from judgify_engine.core.reconcile import EARLIEST_S
 from judgify_engine.core.samples import HOUR_S
 from judgify_engine.errors import SettingsError
+from judgify_engine.store import retention
+from judgify_engine.store.pool import Database
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +32,20 @@ def range_of(args: argparse.Namespace) -> tuple[int, int]:
     if start_s >= end_s:
         raise SettingsError(f"--from must be before --to, got {args.start} and {args.end or 'now'}")
     return max(EARLIEST_S, start_s - start_s % HOUR_S), end_s + -end_s % HOUR_S
+
+
+async def from_retained(database: Database, args: argparse.Namespace, start_s: int, end_s: int) -> int:
+    """Where the range may begin: not before what retention dropped. Raises SettingsError when it was asked to."""
+    async with database.query() as connection:
+        boundary = await retention.retained_from(connection)
+    if boundary is None or boundary.timestamp() <= start_s:
+        return start_s
+    gone = f"judgments created before {boundary:%Y-%m-%dT%H:%M:%SZ} were dropped (keep.judgments_days), their rollups stay"
+    if args.start is not None:
+        raise SettingsError(f"{gone}: --from must not be before that, got {args.start}")
+    if boundary.timestamp() >= end_s:
+        raise SettingsError(f"{gone}: --to must be after that, got {args.end or 'now'}")
+    return int(boundary.timestamp())
 
 
 def _seconds(flag: str, text: str) -> int:

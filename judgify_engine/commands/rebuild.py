@@ -6,9 +6,8 @@ import time
 from datetime import UTC, datetime
 
 from judgify_engine.commands.database import Databases, with_databases
-from judgify_engine.commands.options import add_range, add_settings, range_of, settings
+from judgify_engine.commands.options import add_range, add_settings, from_retained, range_of, settings
 from judgify_engine.config import Config
-from judgify_engine.core.samples import HOUR_S
 from judgify_engine.errors import JudgifyError
 from judgify_engine.observe import logs
 from judgify_engine.store.repair import RepairRequests
@@ -27,11 +26,12 @@ def run(args: argparse.Namespace) -> int:
     config = settings(args)
     start_s, end_s = range_of(args)
     logs.configure("console", "warning")
-    bounds = [datetime.fromtimestamp(second, UTC) for second in (start_s - start_s % HOUR_S, end_s + -end_s % HOUR_S)]
-    return with_databases(config, lambda databases: _rebuild(databases, config, bounds[0], bounds[1], args.timeout))
+    return with_databases(config, lambda databases: _rebuild(databases, config, args, start_s, end_s))
 
 
-async def _rebuild(databases: Databases, config: Config, start: datetime, end: datetime, timeout_s: float) -> int:
+async def _rebuild(databases: Databases, config: Config, args: argparse.Namespace, start_s: int, end_s: int) -> int:
+    start_s = await from_retained(databases.judgments, args, start_s, end_s)
+    start, end = (datetime.fromtimestamp(second, UTC) for second in (start_s, end_s))
     async with databases.judgments.query() as connection:
         active = await connection.fetchval(
             "SELECT active FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database()", config.change.slot
@@ -40,7 +40,7 @@ async def _rebuild(databases: Databases, config: Config, start: datetime, end: d
         raise JudgifyError("no engine reads the log of this database; start one, it does the work")
     store = RepairRequests(databases.rollups, config.change.slot)
     number = await store.ask(start, end)
-    deadline_s = time.monotonic() + timeout_s
+    deadline_s = time.monotonic() + args.timeout
     while time.monotonic() < deadline_s:
         row = await store.state(number)
         if row["finished_at"] is not None:
@@ -49,4 +49,4 @@ async def _rebuild(databases: Databases, config: Config, start: datetime, end: d
             print(f"computed anew from {start:%Y-%m-%dT%H:%MZ} to {end:%Y-%m-%dT%H:%MZ}: {row['judgments']} judgments")
             return 0
         await asyncio.sleep(POLL_S)
-    raise JudgifyError(f"it was not done within {timeout_s:g} s; it stays asked for (number {number})")
+    raise JudgifyError(f"it was not done within {args.timeout:g} s; it stays asked for (number {number})")

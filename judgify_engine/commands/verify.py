@@ -6,12 +6,13 @@ import time
 from datetime import UTC, datetime
 
 from judgify_engine.commands.database import Databases, with_databases
-from judgify_engine.commands.options import add_range, add_settings, range_of, settings
+from judgify_engine.commands.options import add_range, add_settings, from_retained, range_of, settings
 from judgify_engine.config import Config
 from judgify_engine.core.reconcile import Difference, next_width_s, slice_end, whole_hours
 from judgify_engine.core.samples import HOUR_S
 from judgify_engine.observe import logs
 from judgify_engine.store.reconcile import Books
+from judgify_engine.worker import windows_of
 
 TRIES = 5
 SETTLE_S = 3.0
@@ -27,11 +28,12 @@ def run(args: argparse.Namespace) -> int:
     config = settings(args)
     start_s, end_s = range_of(args)
     logs.configure("console", "warning")
-    return with_databases(config, lambda databases: _verify(databases, config, start_s, end_s))
+    return with_databases(config, lambda databases: _verify(databases, config, args, start_s, end_s))
 
 
-async def _verify(databases: Databases, config: Config, start_s: int, end_s: int) -> int:
-    books = Books(*databases, config.change.slot, config.keep.live_hours)
+async def _verify(databases: Databases, config: Config, args: argparse.Namespace, start_s: int, end_s: int) -> int:
+    start_s = await from_retained(databases.judgments, args, start_s, end_s)
+    books = Books(*databases, config.change.slot, windows_of(config))
     rows, width_s, found = 0, HOUR_S, list[Difference]()
     place_s = start_s
     while place_s < (ready_s := min(end_s, int(time.time() - SETTLE_S))):
@@ -47,6 +49,8 @@ async def _verify(databases: Databases, config: Config, start_s: int, end_s: int
             seen = await books.compare(place_s, next_s, time.time())
         rows, width_s, place_s = rows + seen.rows, next_width_s(next_s - place_s, seen.rows), next_s
         found += [whole_hours(one) for one in seen.differences]
+    for hour_s in range(max(start_s, books.fine_from_s(time.time())), place_s, HOUR_S):  # what was compared in parts of hours
+        found += (await books.compare_fine(hour_s - hour_s % HOUR_S, time.time())).differences
     for one in found:
         start, end = _text(one.start_s), _text(one.end_s)
         print(

@@ -6,8 +6,9 @@ idea is DDSketch's (Masson, Rim and Lee, VLDB 2019), with whole numbers as bound
 Python's `bisect` agree to the bit.
 """
 
-from bisect import bisect_right
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from math import ceil
 
 MILLIONTHS = 1_000_000
@@ -49,11 +50,13 @@ def middle_of(slot: int) -> float:
 
 def quantile(counts: Mapping[int, int], fraction: float) -> float | None:
     """The `fraction` quantile (nearest rank) in millionths, or None of nothing. `counts`: slot to count."""
-    pairs = sorted((slot, count) for slot, count in counts.items() if count > 0)
-    rank = max(1, ceil(fraction * sum(count for _, count in pairs)))
-    seen = 0
-    for slot, count in pairs:
-        seen += count
-        if seen >= rank:
-            return middle_of(slot)
-    return None
+    return quantiles(counts, (fraction,))[0]
+
+
+def quantiles(counts: Mapping[int, int], fractions: Iterable[float]) -> list[float | None]:
+    """The same for several fractions, for the cost of one."""
+    slots = sorted([slot for slot, count in counts.items() if count > 0])
+    seen = list(accumulate([counts[slot] for slot in slots]))
+    if not slots:
+        return [None for _ in fractions]
+    return [middle_of(slots[bisect_left(seen, max(1, ceil(fraction * seen[-1])))]) for fraction in fractions]

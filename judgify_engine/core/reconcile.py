@@ -31,6 +31,9 @@ class Difference(NamedTuple):
     end_s: int
     stored: Totals
     rolled_up: Totals
+    """What the other arm says."""
+    arm: str = "rolled_up"
+    """Which one that is: `accepted`, `streamed` or `rolled_up`."""
 
 
 def differences(stored: Mapping[str, Totals], rolled_up: Mapping[str, Totals], start_s: int, end_s: int) -> list[Difference]:
@@ -41,6 +44,24 @@ def differences(stored: Mapping[str, Totals], rolled_up: Mapping[str, Totals], s
         for tenant in sorted(stored.keys() | rolled_up.keys())
         if stored.get(tenant, nothing) != rolled_up.get(tenant, nothing)
     ]
+
+
+def arm_differences(
+    stored: Mapping[str, Totals], arms: Mapping[str, tuple[int, int, int]], start_s: int, end_s: int
+) -> list[Difference]:
+    """The same for the other arms. `arms`: by tenant, accepted, inserted and deleted as the stream told.
+
+    What was inserted less what was deleted is what is stored; and what was accepted must have come by as inserted.
+    """
+    found = []
+    for tenant in sorted(stored.keys() | arms.keys()):
+        accepted, inserted, deleted = arms.get(tenant, (0, 0, 0))
+        totals = stored.get(tenant, Totals())
+        if inserted - deleted != totals.total:
+            found.append(Difference(tenant, start_s, end_s, totals, Totals(inserted - deleted), "streamed"))
+        elif accepted > inserted:
+            found.append(Difference(tenant, start_s, end_s, totals, Totals(accepted - deleted), "accepted"))
+    return found
 
 
 def slice_end(start_s: int, width_s: int, next_rows_s: int | None, fine_from_s: int, now_s: int) -> int:

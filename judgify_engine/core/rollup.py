@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from judgify_engine.core.model import Change
-from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, HOUR_S, LIVE_S, Sample, SampleKey, sample_of
+from judgify_engine.core.quality import fault_of
+from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, HOUR_S, LIVE_S, Sample, SampleKey, sample_of, together
 from judgify_engine.core.tracking import Tracking, tracked_time_us
 from judgify_engine.errors import Corrupt
 from judgify_engine.units import START, Position
@@ -21,6 +22,7 @@ RESULT_CHARS = 64
 REMEMBERED_CHARS = 1024
 COMPLETED, FAILED = "completed", "failed"
 UNTRACKED = Tracking()
+REFUSED, STORED = "refused", "stored"
 
 
 class Sums(msgspec.Struct):
@@ -49,6 +51,8 @@ class Sums(msgspec.Struct):
             histogram[slot] = histogram.get(slot, 0) + count
 
 
+QualityKey = tuple[str, str, int, str, str]
+"""tenant, workflow, hour (Unix), `REFUSED` or `STORED`, kind (core/quality)."""
 SecondKey = tuple[str, str, int, str]
 """tenant, workflow, second (Unix) of creation, status."""
 _Values = dict[int, int]
@@ -70,6 +74,10 @@ class Delta:
         """Hours (Unix) of which values were taken back: their smallest and largest may be gone."""
         self.results: dict[tuple[str, str, int, str], int] = {}
         """tenant, workflow, hour (Unix), result -> count."""
+        self.streamed: dict[tuple[str, int], list[int]] = {}
+        """tenant, hour (Unix) -> how many rows came, how many were taken back."""
+        self.quality: dict[QualityKey, int] = {}
+        """How often something was wrong."""
         self._tracking, self._window = tracking, window
         # (tenant, workflow, second, method, status) to execution times in µs and confidences in millionths.
         self._judged: dict[tuple[str, str, int, str, str], tuple[_Values, _Values]] = {}
@@ -86,6 +94,8 @@ class Delta:
             self._tracked.clear()
             self.results.clear()
             self.taken_back.clear()
+            self.streamed.clear()
+            self.quality = {key: count for key, count in self.quality.items() if key[3] == REFUSED}
             return
         if change.new is not None:
             self._add_row(change.new, 1)
@@ -96,6 +106,17 @@ class Delta:
     def holds_something(self) -> bool:
         """Whether anything was counted."""
         return self.truncated or bool(self._judged or self._tracked)
+
+    def refused(self, change: Change) -> None:
+        """Add one change of `judgment_quarantine`: what came in counts, what is tidied away later does not."""
+        self.note(change)
+        row = change.new
+        if change.old is None and row is not None:
+            second = row["created_at"] // 1_000_000
+            self._count((row["tenant_id"], row["workflow_id"], second - second % HOUR_S, REFUSED, row["kind"]), row["repeated"])
+
+    def _count(self, key: QualityKey, count: int) -> None:
+        self.quality[key] = self.quality.get(key, 0) + count
 
     def note(self, change: Change) -> None:
         """Count a change of any table: the position moves past it."""
@@ -124,11 +145,18 @@ class Delta:
             times[time_us] = times.get(time_us, 0) + sign
             confidence = round(row["confidence_score"] * 1_000_000)
             confidences[confidence] = confidences.get(confidence, 0) + sign
+            streamed = self.streamed.get((tenant, second - second % HOUR_S))
+            if streamed is None:
+                streamed = self.streamed[tenant, second - second % HOUR_S] = [0, 0]
+            streamed[sign < 0] += 1
             result = result_name(row["final_result"]) if status == COMPLETED else FAILED
             result_key = (tenant, workflow, second - second % HOUR_S, result)
             self.results[result_key] = self.results.get(result_key, 0) + sign
             if sign < 0:
                 self.taken_back.add(second - second % HOUR_S)
+            fault = fault_of(row)
+            if fault is not None:
+                self._count((tenant, workflow, second - second % HOUR_S, STORED, fault), sign)
         fields = self._tracking.of(tenant, workflow, row["workflow_version"], created_us)
         if fields is not None:
             second = tracked_time_us(row["occurred_at"], created_us) // 1_000_000
@@ -150,41 +178,55 @@ class Delta:
             _add_values(self._tracked.setdefault(sample_key, {}), values)
         for result_key, count in other.results.items():
             self.results[result_key] = self.results.get(result_key, 0) + count
+        for hour_key, (came, went) in other.streamed.items():
+            streamed = self.streamed.setdefault(hour_key, [0, 0])
+            streamed[0] += came
+            streamed[1] += went
+        for quality_key, count in other.quality.items():
+            self._count(quality_key, count)
         self.taken_back |= other.taken_back
         self.last_commit_us = max(self.last_commit_us, other.last_commit_us)
 
     @cached_property
+    def _cells(self) -> list[tuple[str, str, int, str, str, Sample, Sample]]:
+        """tenant, workflow, second, method, status; execution times and confidences as samples."""
+        return [
+            (*key, sample_of(times, 1000, key[4] != COMPLETED), sample_of(confidences, 1, key[4] != COMPLETED))
+            for key, (times, confidences) in self._judged.items()
+        ]
+
+    @cached_property
     def samples(self) -> dict[SampleKey, Sample]:
         """All values as samples in the narrowest buckets. Only when all is added."""
-        found: dict[SampleKey, Sample] = {}
-        for (tenant, workflow, second, method, status), (times, confidences) in self._judged.items():
-            bucket, failed = second - second % LIVE_S, status != COMPLETED
-            for metric, values, scale in ((EXECUTION_TIME, times, 1000), (CONFIDENCE, confidences, 1)):
-                _add_sample(found, (tenant, workflow, metric, bucket, method, status), sample_of(values, scale, failed))
+        found: dict[SampleKey, list[Sample]] = {}
+        for tenant, workflow, second, method, status, times, confidences in self._cells:
+            bucket = second - second % LIVE_S
+            found.setdefault((tenant, workflow, EXECUTION_TIME, bucket, method, status), []).append(times)
+            found.setdefault((tenant, workflow, CONFIDENCE, bucket, method, status), []).append(confidences)
         for key, values in self._tracked.items():
-            _add_sample(found, key, sample_of(values, 1, key[5] != COMPLETED))
-        return found
+            found[key] = [sample_of(values, 1, key[5] != COMPLETED)]
+        return {key: together(parts) for key, parts in found.items()}
 
     @cached_property
     def sums(self) -> dict[SecondKey, Sums]:
         """The sums over judgments by second. Only when all is added."""
         found: dict[SecondKey, Sums] = {}
-        for (tenant, workflow, second, method, status), (times, confidences) in self._judged.items():
+        for tenant, workflow, second, method, status, times, confidences in self._cells:
+            count = times.count
             sums = found.get((tenant, workflow, second, status))
             if sums is None:
                 sums = found[tenant, workflow, second, status] = Sums(histogram={})
-            sample = sample_of(times, 1000, status != COMPLETED)
-            sums.total += sample.count
-            sums.failed += sample.failed
+            sums.total += count
+            sums.failed += times.failed
             if method == "rule":
-                sums.rule += sample.count
+                sums.rule += count
             elif method == "llm":
-                sums.llm += sample.count
+                sums.llm += count
             else:
-                sums.hybrid += sample.count
-            sums.execution_time_us += sample.sum // 1000
-            sums.confidence_ppm += sum(value * times for value, times in confidences.items())
-            _add_values(sums.histogram, sample.histogram)
+                sums.hybrid += count
+            sums.execution_time_us += times.sum // 1000
+            sums.confidence_ppm += confidences.sum
+            _add_values(sums.histogram, times.histogram)
         return found
 
     def by(self, width_s: int) -> dict[tuple[str, str, int], Sums]:
@@ -202,14 +244,6 @@ class Delta:
 def _add_values(into: _Values, values: _Values) -> None:
     for value, times in values.items():
         into[value] = into.get(value, 0) + times
-
-
-def _add_sample(into: dict[SampleKey, Sample], key: SampleKey, sample: Sample) -> None:
-    known = into.get(key)
-    if known is None:
-        into[key] = sample
-    else:
-        known.add(sample)
 
 
 class _Named(msgspec.Struct):

@@ -84,23 +84,35 @@ def kept(samples: Mapping[SampleKey, Sample], now_s: int, windows: Windows) -> l
 
 
 def buckets_of(samples: Mapping[SampleKey, Sample], now_s: int, windows: Windows) -> dict[BucketKey, Sample]:
-    """The samples in the buckets of all charts, of each workflow and of all of them together."""
-    found: dict[BucketKey, Sample] = {}
-    live_since_s, fine_since_s = now_s - windows.live_s, now_s - windows.fine_s
+    """The samples in the buckets of all charts, of each workflow and of all of them together.
+
+    Buckets that hold the same values share one object (most do: what a delta brings is of one moment): do not change them.
+    """
+    series: dict[tuple[str, str, str, int], list[Sample]] = {}
     for (tenant, workflow, metric, second, _method, _status), sample in samples.items():
-        if sample.is_nothing:
-            continue
-        widths = [HOUR_S]
-        if second >= fine_since_s:
-            widths.append(FINE_S)
+        if not sample.is_nothing:
+            series.setdefault((tenant, workflow, metric, second), []).append(sample)
+            series.setdefault((tenant, ALL_WORKFLOWS, metric, second), []).append(sample)
+    found: dict[BucketKey, Sample] = {}
+    narrow = [(key, together(parts)) for key, parts in series.items()]
+    live_since_s, fine_since_s = now_s - windows.live_s, now_s - windows.fine_s
+    for (tenant, workflow, metric, second), sample in narrow:
         if metric == EXECUTION_TIME and second >= live_since_s:
-            widths.append(LIVE_S)
-        for width_s in widths:
-            bucket = second - second % width_s
-            for name in (workflow, ALL_WORKFLOWS):
-                key = (tenant, name, metric, width_s, bucket)
-                known = found.get(key)
-                if known is None:
-                    known = found[key] = Sample(histogram={})
-                known.add(sample)
+            found[tenant, workflow, metric, LIVE_S, second] = sample
+    for width_s, since_s in ((FINE_S, fine_since_s), (HOUR_S, None)):
+        wide: dict[BucketKey, list[Sample]] = {}
+        for (tenant, workflow, metric, second), sample in narrow:
+            if since_s is None or second >= since_s:
+                wide.setdefault((tenant, workflow, metric, width_s, second - second % width_s), []).append(sample)
+        found |= {key: together(parts) for key, parts in wide.items()}
     return found
+
+
+def together(parts: list[Sample]) -> Sample:
+    """All values of the parts; a single part is given back as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = Sample(histogram={})
+    for part in parts:
+        whole.add(part)
+    return whole

@@ -4,6 +4,7 @@ All figures in messages are absolute. A state holds for one position; a delta is
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -21,6 +22,12 @@ RATE_WINDOW_S = 5
 RATE_DELAY_S = 0.25
 """How long after its end a second counts as whole: its last commits must have come by."""
 MAX_WORKFLOWS = 50
+CHARTS = {
+    "execution_count_chart": ("total", "failed"),
+    "response_time_chart": ("mean_ms", "p95_ms"),
+    "success_rate_chart": ("rate",),
+}
+"""Chart to what its points hold after their time."""
 
 
 class ViewKey(NamedTuple):
@@ -171,11 +178,7 @@ class ViewState:
                 "summary": summary_of(self._total, self._results, _p95_ms(self._frame)),
                 "timeframe": self.key.timeframe,
                 "bucket_s": self._bucket_s,
-                "charts": {
-                    "execution_count_chart": [[start, s.total, s.failed] for start, s in points],
-                    "response_time_chart": [[start, _mean_ms(s), _p95_ms(s.histogram)] for start, s in points],
-                    "success_rate_chart": [[start, _success_rate(s)] for start, s in points],
-                },
+                "charts": {chart: points_of(chart, points) for chart in CHARTS},
                 "live_bucket_s": LIVE_S,
                 "live_window_s": LIVE_WINDOW_S,
                 "live": [
@@ -193,6 +196,15 @@ class ViewState:
                 ],
             }
         )
+
+
+def points_of(chart: str, buckets: Iterable[tuple[int, Sums]]) -> list[list[Any]]:
+    """The points of a chart: the time, then what `CHARTS` names."""
+    if chart == "execution_count_chart":
+        return [[start, sums.total, sums.failed] for start, sums in buckets]
+    if chart == "response_time_chart":
+        return [[start, _mean_ms(sums), _p95_ms(sums.histogram)] for start, sums in buckets]
+    return [[start, _success_rate(sums)] for start, sums in buckets]
 
 
 K = TypeVar("K")

@@ -15,12 +15,13 @@ from http import HTTPStatus
 from aiohttp.http import SERVER_SOFTWARE
 
 from judgify_engine.core.model import Judgment
-from judgify_engine.errors import DatabaseUnavailable, Draining, JudgifyError
+from judgify_engine.errors import DatabaseUnavailable, Draining, JudgifyError, Rejected
 from judgify_engine.ingest.admission import Admission
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.access import Access
 from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.ports import Outcome
+from judgify_engine.pipeline.quarantine_loop import Quarantine
 from judgify_engine.wire.problem import encode_problem
 from judgify_engine.wire.request import decode_execute
 
@@ -41,9 +42,11 @@ class Direct:
         database_available: Callable[[], bool],
         route: str,
         metrics: Metrics,
+        quarantine: Quarantine,
     ) -> None:
         self._judging, self._access, self._admission = judging, access, admission
         self._database_available, self._route, self._metrics = database_available, route, metrics
+        self._quarantine = quarantine
 
     def knows(self, authorization: str | None) -> bool:
         """Whether this header's token is known to be good for executing, without asking PostgreSQL."""
@@ -68,6 +71,8 @@ class Direct:
         except Exception as error:
             self._left(size, started_s)
             self._refuse(error, reply)
+            if isinstance(error, Rejected):
+                self._quarantine.refused(grant.tenant_id, body, error)
             return True
         if begun is None:
             self._admission.leave(size)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -12,11 +13,12 @@ import msgspec
 from aiohttp import web
 
 from judgify_engine.core.model import METHODS
-from judgify_engine.errors import DatabaseUnavailable, InvalidField, NotFound, UnsupportedEncoding
+from judgify_engine.errors import DatabaseUnavailable, InvalidField, NotFound, Rejected, UnsupportedEncoding
 from judgify_engine.ingest.admission import Admission, too_large
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.access import Access
 from judgify_engine.pipeline.judging import Judging
+from judgify_engine.pipeline.quarantine_loop import Quarantine
 from judgify_engine.store.judgments import JudgmentReader, ListFilter
 from judgify_engine.wire.answer import JudgmentPage, record_of
 from judgify_engine.wire.request import IDEMPOTENCY_KEY, decode_execute
@@ -38,9 +40,10 @@ class JudgmentRoutes:
         admission: Admission,
         database_available: Any,
         metrics: Metrics,
+        quarantine: Quarantine,
     ) -> None:
         self._judging, self._reader, self._access, self._admission = judging, reader, access, admission
-        self._database_available, self._metrics = database_available, metrics
+        self._database_available, self._metrics, self._quarantine = database_available, metrics, quarantine
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -56,6 +59,7 @@ class JudgmentRoutes:
         authorization = headers.get("Authorization")
         grant = self._access.recall(authorization, "execute") or await self._access.check(authorization, "execute")
         size = self._admission.enter(request.content_length)
+        body: bytes | None = None
         try:
             if not self._database_available():
                 raise DatabaseUnavailable("PostgreSQL is away; nothing was judged or stored")
@@ -69,6 +73,10 @@ class JudgmentRoutes:
             if key is not None and not IDEMPOTENCY_KEY.match(key):
                 raise InvalidField("Idempotency-Key must be 1 to 255 visible ASCII characters", field="Idempotency-Key")
             answer = await self._judging.execute(grant.tenant_id, asked, read_s, key)
+        except Rejected as error:
+            if body is not None:
+                self._quarantine.refused(grant.tenant_id, body, error)
+            raise
         finally:
             self._admission.leave(size)
             self._metrics.answer.observe(time.perf_counter() - started_s)
@@ -79,7 +87,7 @@ class JudgmentRoutes:
         """One record."""
         grant = await self._access.check(request.headers.get("Authorization"), "read")
         text = request.match_info["judgment_id"]
-        judgment_id = _uuid(text)
+        judgment_id = uuid_of(text)
         row = await self._reader.get(grant.tenant_id, judgment_id) if judgment_id else None
         if row is None:
             raise NotFound(f"there is no judgment {text[:80]!r}")
@@ -93,14 +101,14 @@ class JudgmentRoutes:
         )
         wanted = ListFilter(
             workflow_id=query.get("workflow_id"),
-            status=_one_of(query, "status", ("completed", "failed")),
-            method_used=_one_of(query, "method_used", METHODS),
-            created_from_us=_time_us(query, "created_from"),
-            created_to_us=_time_us(query, "created_to"),
+            status=one_of(query, "status", ("completed", "failed")),
+            method_used=one_of(query, "method_used", METHODS),
+            created_from_us=time_us(query, "created_from"),
+            created_to_us=time_us(query, "created_to"),
         )
         limit = limit_of(query)
-        rows, more = await self._reader.page(grant.tenant_id, wanted, _decode_cursor(query.get("cursor")), limit)
-        cursor = _encode_cursor(rows[-1]["id"]) if more else None
+        rows, more = await self._reader.page(grant.tenant_id, wanted, decode_cursor(query.get("cursor")), limit)
+        cursor = encode_cursor(rows[-1]["id"]) if more else None
         page = JudgmentPage([record_of(row) for row in rows], cursor)
         return web.Response(body=msgspec.json.encode(page), content_type=JSON)
 
@@ -126,16 +134,21 @@ async def read_body(request: web.Request, admission: Admission) -> bytes:
         raise InvalidField(f"the body did not arrive within {READ_TIMEOUT_S:.0f} s", field="body") from error
 
 
-def checked_query(request: web.Request, known: set[str]) -> dict[str, str]:
-    """The query's parameters. Raises InvalidField for one that is unknown or given twice."""
+def checked_query(request: web.Request, known: set[str], lists: Collection[str] = ()) -> dict[str, str]:
+    """The query's parameters. Those of `lists` may come several times, and are joined by commas.
+
+    Raises InvalidField for one that is unknown or given twice.
+    """
     query: dict[str, str] = {}
     for name, value in request.query.items():
         if name not in known:
             raise InvalidField(f"unknown parameter {name[:80]!r}; known: {', '.join(sorted(known))}", field=name[:80])
-        if name in query:
+        if name in query and name not in lists:
             raise InvalidField(f"the parameter {name!r} is given twice", field=name)
         if "\0" in value:
             raise InvalidField(f"{name} holds the character NUL", field=name)
+        if name in query:
+            value = f"{query[name]},{value}"
         query[name] = value
     return query
 
@@ -148,14 +161,16 @@ def limit_of(query: dict[str, str]) -> int:
     return int(text)
 
 
-def _one_of(query: dict[str, str], name: str, known: tuple[str, ...]) -> str | None:
+def one_of(query: dict[str, str], name: str, known: Collection[str]) -> str | None:
+    """A parameter of a closed set. Raises InvalidField."""
     value = query.get(name)
     if value is not None and value not in known:
         raise InvalidField(f"{name} must be one of {', '.join(known)}, got {value[:40]!r}", field=name)
     return value
 
 
-def _time_us(query: dict[str, str], name: str) -> int | None:
+def time_us(query: dict[str, str], name: str) -> int | None:
+    """A parameter that is a time, as µs since 1970. Raises InvalidField."""
     text = query.get(name)
     if text is None:
         return None
@@ -168,18 +183,21 @@ def _time_us(query: dict[str, str], name: str) -> int | None:
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
-def _uuid(text: str) -> UUID | None:
+def uuid_of(text: str) -> UUID | None:
+    """The UUID, or None: it is none."""
     try:
         return UUID(text) if len(text) == 36 else None
     except ValueError:
         return None
 
 
-def _encode_cursor(judgment_id: UUID) -> str:
-    return base64.urlsafe_b64encode(bytes(judgment_id.bytes)).decode().rstrip("=")
+def encode_cursor(last: UUID) -> str:
+    """Where a page ended, as text for the next request."""
+    return base64.urlsafe_b64encode(bytes(last.bytes)).decode().rstrip("=")
 
 
-def _decode_cursor(text: str | None) -> UUID | None:
+def decode_cursor(text: str | None) -> UUID | None:
+    """The other way. Raises InvalidField."""
     if text is None:
         return None
     try:

@@ -6,11 +6,18 @@ from typing import Any, NamedTuple
 import msgspec
 
 from judgify_engine import __version__
+from judgify_engine.core.charts import DEFAULT_METRICS, JUDGED
+from judgify_engine.core.quality import KINDS
 from judgify_engine.core.rules import WorkflowDefinition
+from judgify_engine.core.view import BUCKETS_S, CHARTS
+from judgify_engine.ingest.metrics import FORMATS, MAX_METRICS
 from judgify_engine.ingest.workflows import WorkflowAnswer, WorkflowPage
 from judgify_engine.wire.answer import JudgmentAnswer, JudgmentPage, JudgmentRecord
 from judgify_engine.wire.gaps import GapPage
+from judgify_engine.wire.metrics import MetricsAnswer
 from judgify_engine.wire.problem import CONTENT_TYPE, Problem
+from judgify_engine.wire.quality import QualityReport
+from judgify_engine.wire.quarantine import QuarantinePage, QuarantineRecord
 from judgify_engine.wire.request import WORKFLOW_ID, ExecuteRequest
 from judgify_engine.wire.summary import Summary
 
@@ -25,6 +32,10 @@ _TYPES = (
     WorkflowPage,
     Summary,
     GapPage,
+    MetricsAnswer,
+    QualityReport,
+    QuarantineRecord,
+    QuarantinePage,
     Problem,
 )
 
@@ -41,6 +52,11 @@ class _Operation(NamedTuple):
     errors: tuple[int, ...] = ()
     body: type[Any] | None = None
     parameters: tuple[dict[str, Any], ...] = ()
+    body_required: bool = True
+    csv: bool = False
+    """Whether the answer can be had as CSV too."""
+    id: str | None = None
+    """Where the one made of method and path is another's."""
 
 
 def _parameter(name: str, where: str, schema: dict[str, Any], text: str) -> dict[str, Any]:
@@ -64,6 +80,25 @@ _FILTERS = (
     _parameter("method_used", "query", {"enum": ["rule", "llm", "hybrid"]}, "Judged by this method only."),
     _parameter("created_from", "query", _TIME, "Not before."),
     _parameter("created_to", "query", _TIME, "Before."),
+)
+
+_QUARANTINE_ID = _parameter("quarantine_id", "path", _UUID, "As the list gives it.")
+_METRICS = (
+    _parameter("timeframe", "query", {"enum": list(BUCKETS_S), "default": "24h"}, "How far back from `until`."),
+    _parameter("workflow_id", "query", {"type": "string", "minLength": 1}, "Of this workflow only; absent: of all."),
+    {
+        **_parameter(
+            "metric",
+            "query",
+            {"type": "array", "items": {"type": "string"}, "maxItems": MAX_METRICS, "default": list(DEFAULT_METRICS)},
+            f"{', '.join(JUDGED)}, `input.FIELD` for a field that a workflow tracks, or `*` for all.",
+        ),
+        "style": "form",
+        "explode": False,
+    },
+    _parameter("chart", "query", {"enum": list(CHARTS)}, "A chart of the dashboard, instead of metrics."),
+    _parameter("until", "query", _TIME, "The frame ends with the bucket that this is in or ends; absent: now."),
+    _parameter("format", "query", {"enum": list(FORMATS)}, "Absent: as the header `Accept` says, JSON without one."),
 )
 
 _OPERATIONS = (
@@ -91,6 +126,38 @@ _OPERATIONS = (
         {200: (GapPage, "The newest first.")}, (401, 403, 422, 503), None, (_LIMIT,),
     ),
     _Operation(
+        "get", "/api/v1/metrics", "Metrics", "Figures of metrics in buckets of time, or a chart; as JSON or CSV", "read",
+        {200: (MetricsAnswer, "The figures.")}, (401, 403, 422, 503), None, _METRICS, csv=True,
+    ),
+    _Operation(
+        "get", "/api/v1/quality", "Metrics", "How much of the input was valid, and what was wrong with the rest", "read",
+        {200: (QualityReport, "The report.")}, (401, 403, 422, 503), None,
+        (_parameter("timeframe", "query", {"enum": ["1h", "6h", "24h", "7d"], "default": "24h"}, "How far back."), _FILTERS[0]),
+    ),
+    _Operation(
+        "get", "/api/v1/quarantine", "Quarantine", "Refused requests, newest first", "read", {200: (QuarantinePage, "A page.")},
+        (401, 403, 422, 503), None,
+        (
+            _FILTERS[0],
+            _parameter("kind", "query", {"enum": list(KINDS)}, "With this kind of error only."),
+            _parameter("replayed", "query", {"type": "boolean"}, "Replayed ones only, or others only."),
+            *_FILTERS[3:], _LIMIT, _CURSOR,
+        ),
+    ),
+    _Operation(
+        "get", "/api/v1/quarantine/{quarantine_id}", "Quarantine", "One refused request with its body", "read",
+        {200: (QuarantineRecord, "The request.")}, (401, 403, 404, 503), None, (_QUARANTINE_ID,),
+    ),
+    _Operation(
+        "post", "/api/v1/quarantine/{quarantine_id}/replay", "Quarantine", "Judge it now, as it is or corrected", "admin",
+        {200: (JudgmentAnswer, "Decided, and on disk.")}, (400, 401, 403, 404, 409, 413, 422, 503),
+        ExecuteRequest, (_QUARANTINE_ID,), False,
+    ),
+    _Operation(
+        "delete", "/api/v1/quarantine/{quarantine_id}", "Quarantine", "Delete; a judgment that a replay made stays", "admin",
+        {204: (None, "Deleted.")}, (401, 403, 404, 503), None, (_QUARANTINE_ID,),
+    ),
+    _Operation(
         "get", "/api/v1/workflows", "Workflows", "List", "read", {200: (WorkflowPage, "A page.")},
         (401, 403, 422, 503), None, (_LIMIT, _CURSOR),
     ),
@@ -112,7 +179,10 @@ _OPERATIONS = (
     _Operation(
         "get", "/ready", "Operate", "Can a judgment be committed now", None, {200: (None, "Yes."), 503: (None, "No; says why.")}
     ),
-    _Operation("get", "/metrics", "Operate", "Figures for Prometheus", None, {200: (None, "Text exposition format.")}),
+    _Operation(
+        "get", "/metrics", "Operate", "Figures for Prometheus", None, {200: (None, "Text exposition format.")},
+        id="getPrometheusMetrics",
+    ),
     _Operation(
         "get", "/ws/dashboards/{dashboard_id}", "Live", "A dashboard over WebSocket (see PROTOCOL.md)", "read",
         {101: (None, "Switching to WebSocket.")}, (401, 403, 422, 503), None,
@@ -129,7 +199,7 @@ _ERRORS = {
     401: "The token is missing, unknown, expired or revoked.",
     403: "The token lacks the scope.",
     404: "Not found, or another tenant's.",
-    409: "The stored workflow cannot be used.",
+    409: "The stored workflow cannot be used, or there is nothing (more) to replay.",
     413: "The body is too large.",
     422: "A field is wrong; the detail names it.",
     503: "Overloaded, stopping, or PostgreSQL is away; come back after `Retry-After` seconds.",
@@ -166,6 +236,8 @@ def _describe(operation: _Operation, schema_of: Mapping[Any, dict[str, Any]]) ->
         responses[str(status)] = {"description": text}
         if kind is not None:
             responses[str(status)]["content"] = {"application/json": {"schema": schema_of[kind]}}
+            if operation.csv:
+                responses[str(status)]["content"]["text/csv"] = {"schema": {"type": "string"}}
     for status in operation.errors:
         responses[str(status)] = {
             "description": _ERRORS[status],
@@ -174,7 +246,7 @@ def _describe(operation: _Operation, schema_of: Mapping[Any, dict[str, Any]]) ->
         if status == 503:
             responses["503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
     described: dict[str, Any] = {"tags": [operation.tag], "summary": operation.summary, "responses": responses}
-    described["operationId"] = operation.method + "".join(
+    described["operationId"] = operation.id or operation.method + "".join(
         part.strip("{}").title().replace("_", "") for part in operation.path.split("/") if part not in ("api", "v1")
     )
     if operation.scope:
@@ -184,7 +256,7 @@ def _describe(operation: _Operation, schema_of: Mapping[Any, dict[str, Any]]) ->
         content = {"schema": schema_of[operation.body]}
         if operation.body is ExecuteRequest:
             content["example"] = _EXAMPLE
-        described["requestBody"] = {"required": True, "content": {"application/json": content}}
+        described["requestBody"] = {"required": operation.body_required, "content": {"application/json": content}}
     if operation.parameters:
         described["parameters"] = list(operation.parameters)
     return described

@@ -1,15 +1,18 @@
 """GET /api/v1/summary."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
 
+from judgify_engine.core.quality import severity
 from judgify_engine.errors import InvalidField
 from judgify_engine.ingest.judgments import JSON, checked_query
 from judgify_engine.pipeline.access import Access
 from judgify_engine.wire.answer import format_time
+from judgify_engine.wire.quality import Quality, quality_of
 from judgify_engine.wire.summary import Alert, Figures, Period, Summary, Trends
 
 TIMEFRAMES = ("1h", "6h", "24h", "7d")
@@ -34,22 +37,42 @@ class SummaryRoutes:
         """One tenant's figures, trends and alerts, and up to when they are verified."""
         grant = await self._access.check(request.headers.get("Authorization"), "read")
         query = checked_query(request, {"timeframe", "workflow_id"})
-        timeframe = query.get("timeframe", "24h")
-        if timeframe not in TIMEFRAMES:
-            raise InvalidField(f"timeframe must be one of {', '.join(TIMEFRAMES)}, got {timeframe[:40]!r}", field="timeframe")
+        timeframe = timeframe_of(query)
         workflow_id = query.get("workflow_id")
         read = await self._source.read(grant.tenant_id, workflow_id, timeframe)
+        quality = quality_of(read.stored, read.wrong)
         summary = Summary(
             tenant_id=grant.tenant_id,
             workflow_id=workflow_id,
             timeframe=timeframe,
             summary=_period(read.now),
             trends=_trends(read.current, read.previous),
-            alerts=[*_gap(read.gap), *(_difference(row) for row in read.differences)],
+            quality=quality,
+            alerts=[*_gap(read.gap), *_quality_alerts(quality), *(_difference(row) for row in read.differences)],
             verified_through=_text(read.verified_through),
             recomputing=read.recomputing,
         )
         return web.Response(body=msgspec.json.encode(summary), content_type=JSON)
+
+
+def timeframe_of(query: Mapping[str, str]) -> str:
+    """The time frame asked for. Raises InvalidField."""
+    timeframe = query.get("timeframe", "24h")
+    if timeframe not in TIMEFRAMES:
+        raise InvalidField(f"timeframe must be one of {', '.join(TIMEFRAMES)}, got {timeframe[:40]!r}", field="timeframe")
+    return timeframe
+
+
+def _quality_alerts(quality: Quality) -> list[Alert]:
+    how_bad = severity(quality.valid_share)
+    if how_bad is None or quality.valid_share is None:
+        return []
+    kinds = sorted({*quality.refused, *quality.stored})
+    detail = (
+        f"{quality.invalid} of {quality.records} records were invalid ({quality.valid_share:.1%} valid): {', '.join(kinds)};"
+        " see GET /api/v1/quality and GET /api/v1/quarantine"
+    )
+    return [Alert(type="data_quality_alert", severity=how_bad, detail=detail)]
 
 
 def _period(span: Any) -> Period:
@@ -93,7 +116,8 @@ def _difference(row: Any) -> Alert:
     return Alert(
         type="rollup_difference",
         severity="critical",
-        detail=f"{row['stored']} judgments are stored in this range and {row['rolled_up']} are rolled up, or their sums differ",
+        detail=f"{row['stored']} judgments are stored in this range and {row['rolled_up']} are {row['arm'].replace('_', ' ')},"
+        " or their sums differ",
         from_=start,
         to=end,
         stored=row["stored"],

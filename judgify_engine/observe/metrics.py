@@ -80,6 +80,8 @@ class Metrics(Collector):
         self.push_skipped = 0
         self.commits_resolved = 0
         self.dead_letters = 0
+        self.quarantined: Counter[str] = Counter()
+        """Refused requests by what is wrong with them (core/quality)."""
         self.gauges: list[Callable[[], Iterable[tuple[str, str, dict[str, str], float]]]] = []
         """Each yields (name, help, labels, value)."""
         self._process = psutil.Process()
@@ -121,6 +123,10 @@ class Metrics(Collector):
         for (route, status), count in list(self.requests.items()):
             requests.add_metric([route, str(status)], count)
         yield requests
+        quarantined = CounterMetricFamily("judgify_quarantined", "Refused requests by kind of error.", labels=["kind"])
+        for kind, count in list(self.quarantined.items()):
+            quarantined.add_metric([kind], count)
+        yield quarantined
         changes = CounterMetricFamily("judgify_changes", "Changes read from the log, by what became of them.", labels=["stage"])
         for stage in ("decoded", "skipped", "applied"):
             changes.add_metric([stage], getattr(self, f"changes_{stage}"))

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 JUDGMENTS = "judgment_executions"
 WORKFLOWS = "workflows"
+QUARANTINE = "judgment_quarantine"
 WANTED: dict[str, frozenset[str] | None] = {
     JUDGMENTS: frozenset(
         [
@@ -45,6 +46,7 @@ WANTED: dict[str, frozenset[str] | None] = {
         ]
     ),
     WORKFLOWS: None,
+    QUARANTINE: frozenset(["tenant_id", "workflow_id", "kind", "repeated", "created_at"]),
 }
 SLICE_MESSAGES = 200
 """Messages decoded before others get the event loop: about 2 ms."""
@@ -142,6 +144,8 @@ class ChangeLoop:
             if self.recorder is not None:
                 self.recorder(change)
             self._delta.add(change)
+        elif change.table == QUARANTINE:
+            self._delta.refused(change)
         else:
             self._delta.note(change)
             if change.table == WORKFLOWS:

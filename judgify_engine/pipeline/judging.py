@@ -19,6 +19,7 @@ from judgify_engine.core.partition import partition_of
 from judgify_engine.core.rules import CompiledWorkflow
 from judgify_engine.errors import CommitUnknown, IdempotencyMismatch, JudgifyError, Unavailable
 from judgify_engine.observe.metrics import Metrics
+from judgify_engine.pipeline.accepted import Accepted
 from judgify_engine.pipeline.partition_queue import PartitionQueue
 from judgify_engine.pipeline.ports import Outcome, Replayed
 from judgify_engine.pipeline.registry import WorkflowRegistry
@@ -50,7 +51,9 @@ class Judging:
         queues: Sequence[PartitionQueue],
         keys: KeySource,
         metrics: Metrics,
+        accepted: Accepted,
     ) -> None:
+        self._accepted = accepted
         self._registry, self._queues, self._keys, self._metrics = registry, queues, keys, metrics
         self._under_way: dict[tuple[str, str], tuple[bytes, asyncio.Future[bytes]]] = {}
 
@@ -85,6 +88,7 @@ class Judging:
             assert isinstance(outcome, JudgifyError)
             raise outcome
         self._metrics.judgments[judgment.status] += 1
+        self._accepted.note(judgment.tenant_id, judgment.created_at_us)
         return judgment.answer or encode_answer(judgment)
 
     async def _execute_once(self, tenant_id: str, asked: Asked, started_s: float, key: str) -> Answer:

@@ -6,7 +6,6 @@ What differs three times in a row with nothing changing meanwhile is a differenc
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -45,7 +44,7 @@ class Books(Protocol):
 
     def fine_from_s(self, now_s: float) -> int: ...
     async def compare(self, start_s: int, end_s: int, now_s: float) -> Compared: ...
-    async def compare_fine(self, hour_s: int) -> Compared: ...
+    async def compare_fine(self, hour_s: int, now_s: float) -> Compared: ...
     async def next_rows_s(self, start_s: int) -> int | None: ...
     async def verified_through_s(self) -> int: ...
     async def save(self, verified_through_s: int, rows: int) -> None: ...
@@ -66,6 +65,8 @@ class ReconcileLoop:
     ) -> None:
         self._books, self._holds, self._config, self._metrics, self._clock = books, holds, config, metrics, clock
         self._frontier_s = _UNKNOWN_S
+        self._advancing_from_s = _UNKNOWN_S
+        """Where the slice begins that the frontier is being moved over."""
         self._width_s = HOUR_S
         self._sweep_s = EARLIEST_S
         self._touched: set[int] = set()
@@ -103,34 +104,40 @@ class ReconcileLoop:
         """
         if self._frontier_s == _UNKNOWN_S:
             return None
-        return min([self._frontier_s, *self._touched, *(start_s for start_s, _ in self._open)])
+        return min([self._frontier_s, self._advancing_from_s, *self._touched, *(start_s for start_s, _ in self._open)])
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`."""
+        """Until `stop`; a comparison that waits for the rollups to come as far as the table was read does not hold it up."""
         stopped = asyncio.create_task(stop.wait(), name="reconcile-stop")
-        held = False
+        comparing = asyncio.create_task(self._compare_on(), name="reconcile-compare")
         try:
-            while not stop.is_set():
-                more = False
-                try:
-                    if held and not self._holds():
-                        self._frontier_s = _UNKNOWN_S
-                        self._touched.clear()
-                    elif self._holds():
-                        if not held:
-                            await self._begin()
-                        more = await self._step()
-                    held = self._holds()
-                except (Unavailable, Overloaded) as error:
-                    log.debug("nothing could be compared", extra={"reason": str(error)})
-                except Exception:  # judging goes on, whatever happens to its proof
-                    log.exception("comparing failed and is tried again")
-                pause_s = self._config.pause_s if more else self._config.interval_s
-                await asyncio.wait((stopped,), timeout=pause_s)
+            await asyncio.wait((stopped, comparing), return_when=asyncio.FIRST_COMPLETED)
+            if comparing.done():
+                comparing.result()  # it does not end by itself
         finally:
             stopped.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await stopped
+            comparing.cancel()
+            await asyncio.wait((stopped, comparing))
+
+    async def _compare_on(self) -> None:
+        held = False
+        while True:
+            more = False
+            try:
+                if held and not self._holds():
+                    self._frontier_s = _UNKNOWN_S
+                    self._touched.clear()
+                elif self._holds():
+                    if not held:
+                        await self._begin()
+                    more = await self._step()
+                    await self._save()
+                held = self._holds()
+            except (Unavailable, Overloaded) as error:
+                log.debug("nothing could be compared", extra={"reason": str(error)})
+            except Exception:  # judging goes on, whatever happens to its proof
+                log.exception("comparing failed and is tried again")
+            await asyncio.sleep(self._config.pause_s if more else self._config.interval_s)
 
     async def _begin(self) -> None:
         """This process has begun to read the log: go on a little before where the last one came to. What was touched since it
@@ -169,19 +176,21 @@ class ReconcileLoop:
 
     async def _advance(self, start_s: int, end_s: int) -> None:
         """Compare the next slice. What changes in it from now on is touched behind the frontier."""
-        self._frontier_s = end_s
+        self._frontier_s, self._advancing_from_s = end_s, start_s
         try:
             rows = await self._check(start_s, end_s)
         except BaseException:
             self._frontier_s = min(self._frontier_s, start_s)
             raise
+        finally:
+            self._advancing_from_s = _UNKNOWN_S
         self._width_s = next_width_s(end_s - start_s, rows)
 
     async def _sweep(self) -> bool:
         """With nothing else to do: the hour after the one looked at last, and the hour that is not over. Always False."""
         now_s = self._clock()
         this_hour_s = int(now_s) - int(now_s) % HOUR_S
-        seen = await self._books.compare_fine(this_hour_s)
+        seen = await self._books.compare_fine(this_hour_s, now_s)
         if seen.differences:  # of one moment: nothing to wait for
             await self._settle((this_hour_s, this_hour_s + HOUR_S), seen.differences)
         hour_s = await self._books.next_rows_s(self._sweep_s)
@@ -214,7 +223,6 @@ class ReconcileLoop:
         await self._settle(covered or (start_s, end_s), seen.differences)
         self._rows_unsaved += rows
         self._metrics.reconciled_rows += rows
-        await self._save()
         return rows
 
     async def _save(self) -> None:

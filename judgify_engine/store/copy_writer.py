@@ -4,7 +4,7 @@ What can happen to a commit, and what follows:
 
 - PostgreSQL says yes: committed.
 - PostgreSQL refuses a row: nothing of the COPY is stored; the batch is split until the bad row stands alone. It goes to the
-  dead letters, its sender gets the reason, the others are committed.
+  quarantine, its sender gets the reason, the others are committed.
 - PostgreSQL could not be reached: nothing was sent, the senders may come back.
 - The connection broke in between: unknown. The same rows are sent again until there is an answer: their keys are unique,
   so "duplicate key" means that the first attempt landed, and success that it had not. PostgreSQL itself waits for a
@@ -25,6 +25,7 @@ from judgify_engine.core.model import Judgment
 from judgify_engine.errors import CommitUnknown, DatabaseUnavailable, RowRefused
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.ports import Outcome, Replayed
+from judgify_engine.pipeline.quarantine_loop import Quarantine
 from judgify_engine.store.pool import AWAY, Database
 from judgify_engine.wire import pgcopy
 
@@ -42,10 +43,6 @@ _FIND_KEYS = """
 SELECT tenant_id, key, fingerprint, judgment_id, answer
   FROM unnest($1::text[], $2::text[]) AS asked(tenant_id, key) JOIN idempotency_keys USING (tenant_id, key)
 """
-_BURY = """
-INSERT INTO judgment_dead_letters (tenant_id, workflow_id, input_data, context, sqlstate, reason)
-VALUES ($1, $2, $3, $4, $5, $6)
-"""
 
 
 class _Unknown(Exception):
@@ -55,8 +52,9 @@ class _Unknown(Exception):
 class CopyWriter:
     """Commits judgments. `resolve_for_s`: how long an unknown outcome is looked into."""
 
-    def __init__(self, database: Database, metrics: Metrics, resolve_for_s: float) -> None:
+    def __init__(self, database: Database, metrics: Metrics, resolve_for_s: float, quarantine: Quarantine) -> None:
         self._database, self._metrics, self._resolve_for_s = database, metrics, resolve_for_s
+        self._quarantine = quarantine
 
     async def commit(self, judgments: Sequence[Judgment]) -> list[Outcome]:
         """See `JudgmentWriter.commit`."""
@@ -150,23 +148,11 @@ class CopyWriter:
             middle = len(judgments) // 2
             return [*await self.commit(judgments[:middle]), *await self.commit(judgments[middle:])]
         judgment = judgments[0]
-        reason = str(error)
         log.warning("postgres refused a judgment", extra={"sqlstate": error.sqlstate, "workflow_id": judgment.workflow_id})
         self._metrics.dead_letters += 1
-        values = (
-            judgment.tenant_id,
-            judgment.workflow_id,
-            judgment.input_data,
-            judgment.context,
-            error.sqlstate,
-            reason,
-        )
-        try:
-            async with self._database.query() as connection:
-                await connection.execute(_BURY, *values)
-        except (DatabaseUnavailable, asyncpg.PostgresError) as failure:
-            log.error("a dead letter could not be kept", extra={"reason": str(failure)})
-        return [RowRefused(f"PostgreSQL refused this judgment: {reason}", sqlstate=error.sqlstate)]
+        refused = RowRefused(f"PostgreSQL refused this judgment: {error}", sqlstate=error.sqlstate)
+        self._quarantine.refused_by_postgres(judgment, refused, str(error.sqlstate))
+        return [refused]
 
 
 async def _copy(connection: Any, judgments: Sequence[Judgment]) -> None:

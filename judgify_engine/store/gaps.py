@@ -24,20 +24,22 @@ ON CONFLICT (slot_name) WHERE recompute_finished_at IS NULL
 DO UPDATE SET attempts = g.attempts + 1, recompute_started_at = now()
 RETURNING id, reason
 """
-# $1: the gap. The new rollups lie ready in tables of the session; see store/recompute.
-_COUNT_TENANTS = """
+_COUNT_BEFORE = """
 INSERT INTO cdc_gap_tenants (gap_id, tenant_id, judgments_before, judgments_after)
-SELECT $1, tenant_id, coalesce(b.total, 0), coalesce(a.total, 0)
-  FROM (SELECT tenant_id, sum(total_executions)::bigint AS total FROM judgment_metrics_total GROUP BY 1) AS b
-  FULL JOIN (SELECT tenant_id, sum(total_executions)::bigint AS total FROM new_metrics_hourly GROUP BY 1) AS a USING (tenant_id)
- WHERE coalesce(b.total, 0) <> coalesce(a.total, 0)
+SELECT $1, tenant_id, sum(total_executions), 0 FROM judgment_metrics_total GROUP BY tenant_id
+"""
+_COUNT_AFTER = """
+INSERT INTO cdc_gap_tenants AS t (gap_id, tenant_id, judgments_before, judgments_after)
+SELECT $1, tenant_id, 0, sum(total_executions) FROM judgment_metrics_total GROUP BY tenant_id
+ON CONFLICT (gap_id, tenant_id) DO UPDATE SET judgments_after = excluded.judgments_after
 """
 _CLOSE = """
 UPDATE cdc_gaps SET recompute_finished_at = now(), to_lsn = $2::text::pg_lsn, error = NULL,
-       judgments_before = (SELECT coalesce(sum(total_executions), 0) FROM judgment_metrics_total),
-       judgments_after = (SELECT coalesce(sum(total_executions), 0) FROM new_metrics_hourly)
+       (judgments_before, judgments_after) = (
+         SELECT coalesce(sum(judgments_before), 0), coalesce(sum(judgments_after), 0) FROM cdc_gap_tenants WHERE gap_id = $1)
  WHERE id = $1
 """
+_ONLY_DIFFERENT = "DELETE FROM cdc_gap_tenants WHERE gap_id = $1 AND judgments_before = judgments_after"
 # The very first slot of an empty table: nothing was missed, nothing is told.
 _NO_GAP = "DELETE FROM cdc_gaps WHERE id = $1 AND reason = 'first' AND NOT (details ->> 'judgments')::boolean"
 _LIST = """
@@ -62,10 +64,16 @@ async def begin(connection: Any, slot: str, finding: Finding) -> OpenGap:
     return OpenGap(row["id"], row["reason"])
 
 
-async def close(connection: Any, gap: OpenGap, lsn: str) -> None:
+async def count_before(connection: Any, gap: OpenGap) -> None:
     """In the transaction that replaces the rollups, before it does."""
-    await connection.execute(_COUNT_TENANTS, gap.number)
+    await connection.execute(_COUNT_BEFORE, gap.number)
+
+
+async def close(connection: Any, gap: OpenGap, lsn: str) -> None:
+    """In the transaction that has replaced the rollups."""
+    await connection.execute(_COUNT_AFTER, gap.number)
     await connection.execute(_CLOSE, gap.number, lsn)
+    await connection.execute(_ONLY_DIFFERENT, gap.number)
     await connection.execute(_NO_GAP, gap.number)
 
 

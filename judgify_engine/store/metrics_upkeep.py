@@ -16,8 +16,8 @@ from judgify_engine.config import Config
 from judgify_engine.core.samples import FINE_S, LIVE_S
 from judgify_engine.errors import JudgifyError
 from judgify_engine.store import timescale
-from judgify_engine.store.partitions import months
 from judgify_engine.store.pool import Database
+from judgify_engine.store.recompute import UNLIMITED
 from judgify_engine.store.rollup_writer import SWAP_LOCK
 
 log = logging.getLogger(__name__)
@@ -70,24 +70,29 @@ SELECT bucket, tenant_id, workflow_id, metric_name, (sum / nullif(count, 0))::do
 async def run(rollups: Database, config: Config, stop: asyncio.Event) -> None:
     """Once every ten minutes until `stop`; a failure is logged and tried again next time."""
     while not stop.is_set():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), INTERVAL_S)
-            return
         try:
-            await once(rollups, config)
+            await prepare(rollups, config)
+            await forget(rollups, config, datetime.now(UTC))
+            await merge(rollups, datetime.now(UTC))
         except (JudgifyError, asyncpg.PostgresError) as error:
             log.warning("upkeep of the rollups failed and is tried again later", extra={"reason": str(error)})
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), INTERVAL_S)
 
 
-async def once(rollups: Database, config: Config) -> None:
-    """Do it now, in small slices so that nobody waits for locks."""
-    now = datetime.now(UTC)
+async def prepare(rollups: Database, config: Config) -> None:
+    """Partitions ahead, or TimescaleDB's policies; quick, also before anything is served. Raises StartupError."""
     async with rollups.query() as connection:
-        hypertable = await timescale.has_hypertable(connection, TABLE)
-        if hypertable:
+        if await timescale.has_hypertable(connection):
             await timescale.set_policies(connection, config.metrics)
         else:
-            await _make_ahead(connection, now)
+            await _make_ahead(connection, datetime.now(UTC))
+
+
+async def forget(rollups: Database, config: Config, now: datetime) -> None:
+    """Forget what is older than it is kept, in small slices so that nobody waits for locks."""
+    async with rollups.query() as connection:
+        if not await timescale.has_hypertable(connection):
             await _drop_old(connection, now - timedelta(days=config.metrics.keep_days))
     for width_s, keep in (
         (LIVE_S, timedelta(hours=config.keep.live_hours)),
@@ -98,7 +103,6 @@ async def once(rollups: Database, config: Config) -> None:
             async with rollups.query() as connection:
                 done = await connection.execute(_FORGET, width_s, now - keep, SLICE_ROWS)
             forgotten = int(done.split()[-1])
-    await merge(rollups, now)
 
 
 async def merge(rollups: Database, now: datetime) -> int:
@@ -113,6 +117,7 @@ async def merge(rollups: Database, now: datetime) -> int:
             hour = await connection.fetchval(_NEXT_HOUR, until, timeout=TIMEOUT_S)
             if hour is None:
                 return done
+            await connection.execute(UNLIMITED)
             await connection.execute(_MERGE, hour, hour + timedelta(hours=1), timeout=TIMEOUT_S)
             await connection.execute(
                 "INSERT INTO metrics_upkeep (single, merged_through) VALUES (true, $1)"
@@ -123,7 +128,7 @@ async def merge(rollups: Database, now: datetime) -> int:
 
 
 async def _make_ahead(connection: Any, now: datetime) -> None:
-    for name, start, end in months(now, MONTHS_AHEAD, TABLE):
+    for name, start, end in _months(now, MONTHS_AHEAD):
         if await connection.fetchval("SELECT to_regclass($1) IS NULL", name):
             try:
                 # Names and bounds are ours, and DDL takes no parameters.
@@ -132,6 +137,17 @@ async def _make_ahead(connection: Any, now: datetime) -> None:
                 )
             except asyncpg.CheckViolationError:
                 log.warning("the default partition holds samples of this month", extra={"partition": name})
+
+
+def _months(now: datetime, ahead: int) -> list[tuple[str, datetime, datetime]]:
+    """(name, start, end) of the partition of `now` and of the `ahead` months after it, in UTC."""
+    result = []
+    year, month = now.year, now.month
+    for _ in range(ahead + 1):
+        start = datetime(year, month, 1, tzinfo=UTC)
+        year, month = (year + 1, 1) if month == 12 else (year, month + 1)
+        result.append((f"{TABLE}_{start:%Y_%m}", start, datetime(year, month, 1, tzinfo=UTC)))
+    return result
 
 
 async def _drop_old(connection: Any, before: datetime) -> None:

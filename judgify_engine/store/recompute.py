@@ -17,11 +17,16 @@ PIPE_CHUNKS = 16
 """Chunks of a COPY on their way from one database to the other."""
 SUMS = """total_executions, successful_executions, rule_executions, llm_executions, hybrid_executions, execution_time_us_sum,
  confidence_ppm_sum"""
-_TABLES = ("metrics_hourly", "results_hourly", "metrics_buckets", "metrics_timeseries")
-EMPTY = """
-DELETE FROM judgment_metrics_hourly; DELETE FROM judgment_results_hourly; DELETE FROM judgment_metrics_total;
-DELETE FROM judgment_results_total; DELETE FROM judgment_metrics_buckets; DELETE FROM judgment_metrics_timeseries
-"""
+_TABLES = (
+    ("metrics_hourly", "hour", "true"),
+    ("results_hourly", "hour", "true"),
+    ("metrics_buckets", "bucket", "true"),
+    ("metrics_timeseries", "time", "true"),
+    ("quality_hourly", "hour", "source = 'stored'"),
+)
+"""Each with its time, and which of its rows are computed from the judgments."""
+# Lifts, for a transaction, TimescaleDB's refusal to unpack more than 100,000 rows in a DELETE. To others it is a name like any.
+UNLIMITED = "SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
 
 
 class Span(NamedTuple):
@@ -84,11 +89,32 @@ SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC'),
        count(*)
   FROM judgment_executions WHERE created_at >= {start} AND created_at < {end} GROUP BY 1, 2, 3, 4
 """
+# As core/quality.fault_of.
+_FAULTS = """
+SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC'), 'stored', fault, count(*)
+  FROM (SELECT *, CASE WHEN tenant_id = '' OR workflow_id = '' OR input_data = 'null' OR final_result = 'null'
+                            THEN 'missing_field'
+                       WHEN NOT (confidence_score BETWEEN 0 AND 1 AND execution_time_ms BETWEEN 0 AND 30000) THEN 'out_of_range'
+                       WHEN method_used NOT IN ('rule', 'llm', 'hybrid') THEN 'unknown_method' END AS fault
+          FROM judgment_executions WHERE created_at >= {start} AND created_at < {end}) AS e
+ WHERE fault IS NOT NULL GROUP BY 1, 2, 3, 5
+"""
+REFUSED = """
+SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC') AS hour, kind, sum(repeated)::bigint AS count
+  FROM judgment_quarantine GROUP BY 1, 2, 3, 4
+"""
+_COUNT_REFUSED = """
+INSERT INTO judgment_quality_hourly AS m (tenant_id, workflow_id, hour, source, kind, count)
+SELECT tenant, workflow, hour, 'refused', kind, count
+  FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::bigint[]) AS q(tenant, workflow, hour, kind, count)
+ON CONFLICT (tenant_id, hour, workflow_id, source, kind) DO UPDATE SET count = greatest(m.count, excluded.count)
+"""
 _SAMPLES = """(tenant_id text, workflow_id text, metric_name text, bucket timestamptz, method text, status text, count bigint,
  sum numeric, low bigint, high bigint, slots integer[], counts bigint[])"""
 _NEW = f"""
 CREATE TEMP TABLE new_samples {_SAMPLES};
 CREATE TEMP TABLE new_live {_SAMPLES};
+CREATE TEMP TABLE new_quality_hourly (LIKE judgment_quality_hourly);
 CREATE TEMP TABLE new_results_hourly (LIKE judgment_results_hourly);
 CREATE TEMP TABLE new_metrics_hourly (LIKE judgment_metrics_hourly INCLUDING GENERATED);
 CREATE TEMP TABLE new_metrics_buckets (LIKE judgment_metrics_buckets);
@@ -136,6 +162,37 @@ SELECT bucket, tenant_id, workflow_id, 'execution_count', 1, jsonb_build_object(
        count, 1, 1, '{{}}', '{{}}'
   FROM new_samples WHERE bucket >= $1 AND metric_name = '{EXECUTION_TIME}'
 """
+_TOUCHED = """
+CREATE TEMP TABLE touched ON COMMIT DROP AS
+SELECT tenant_id, workflow_id FROM judgment_metrics_hourly WHERE hour >= $1 AND hour < $2
+ UNION SELECT tenant_id, workflow_id FROM judgment_results_hourly WHERE hour >= $1 AND hour < $2
+ UNION SELECT tenant_id, workflow_id FROM new_metrics_hourly
+"""
+# From their hours, not by what was replaced: so they are right again even where they did not agree with their hours.
+_ADD_UP = f"""
+DELETE FROM judgment_metrics_total WHERE (tenant_id, workflow_id) IN (SELECT * FROM touched);
+DELETE FROM judgment_results_total WHERE (tenant_id, workflow_id) IN (SELECT * FROM touched);
+INSERT INTO judgment_metrics_total (tenant_id, workflow_id, {SUMS})
+SELECT tenant_id, workflow_id, {", ".join(f"sum({name.strip()})" for name in SUMS.split(","))}
+  FROM judgment_metrics_hourly WHERE (tenant_id, workflow_id) IN (SELECT * FROM touched) GROUP BY 1, 2;
+INSERT INTO judgment_results_total (tenant_id, workflow_id, result, total_executions)
+SELECT tenant_id, workflow_id, result, sum(total_executions)
+  FROM judgment_results_hourly WHERE (tenant_id, workflow_id) IN (SELECT * FROM touched) GROUP BY 1, 2, 3
+"""
+# What came by in the stream is told anew from here on: at least what was accepted, and the rest of it is gone.
+_BEGIN_STREAMED = """
+INSERT INTO judgments_streamed AS s (hour, tenant_id, inserted, deleted)
+SELECT hour, tenant_id, greatest(there, accepted, before), greatest(there, accepted, before) - there
+  FROM (SELECT hour, tenant_id, coalesce(t.there, 0) AS there, coalesce(a.accepted, 0) AS accepted,
+               coalesce(b.before, 0) AS before
+          FROM (SELECT hour, tenant_id, sum(total_executions) AS there FROM judgment_metrics_hourly
+                 WHERE hour >= $1 AND hour < $2 GROUP BY 1, 2) AS t
+          FULL JOIN (SELECT hour, tenant_id, sum(count) AS accepted FROM judgments_accepted
+                      WHERE hour >= $1 AND hour < $2 GROUP BY 1, 2) AS a USING (hour, tenant_id)
+          FULL JOIN (SELECT hour, tenant_id, inserted AS before FROM judgments_streamed
+                      WHERE hour >= $1 AND hour < $2) AS b USING (hour, tenant_id)) AS all_of_them
+ON CONFLICT (hour, tenant_id) DO UPDATE SET inserted = excluded.inserted, deleted = excluded.deleted
+"""
 
 
 async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> None:
@@ -151,6 +208,7 @@ async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> Non
         live_start = _literal(max(span.start, live_from))
         await _pipe(source, _grouped(_TIMED.format(start=live_start, end=end), LIVE_S), target, "new_live")
     await _pipe(source, _RESULTS.format(start=start, end=end), target, "new_results_hourly")
+    await _pipe(source, _FAULTS.format(start=start, end=end), target, "new_quality_hourly")
     await target.execute("ANALYZE new_samples; ANALYZE new_live", timeout=TIMEOUT_S)
     await target.execute(_FILL_HOURLY, timeout=TIMEOUT_S)
     hour, fine = "date_trunc('hour', bucket, 'UTC')", f"bucket >= {_literal(fine_from)}"
@@ -163,38 +221,39 @@ async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> Non
     await target.execute(_FILL_TIMESERIES, fine_from, timeout=TIMEOUT_S)
 
 
+async def empty(target: Any, since: datetime) -> None:
+    """Forget all that was computed of judgments created since then, a whole hour; in a transaction of `target`."""
+    await target.execute(UNLIMITED)
+    await target.execute(
+        "CREATE TEMP TABLE touched ON COMMIT DROP AS SELECT tenant_id, workflow_id FROM judgment_metrics_total"
+        " UNION SELECT tenant_id, workflow_id FROM judgment_results_total"
+    )
+    for table, time, ours in _TABLES:
+        await target.execute(f"DELETE FROM judgment_{table} WHERE {time} >= $1 AND {ours}", since, timeout=TIMEOUT_S)
+    await target.execute(_ADD_UP, timeout=TIMEOUT_S)
+    await target.execute("UPDATE judgments_streamed SET deleted = inserted WHERE hour >= $1", since)
+    await target.execute("DROP TABLE touched")
+
+
+async def count_refused(rows: list[Any], target: Any) -> None:
+    """Count what the quarantine holds (`REFUSED`) where that is more than was counted; what it held once stays counted."""
+    columns = [[row[name] for row in rows] for name in ("tenant_id", "workflow_id", "hour", "kind", "count")]
+    await target.execute(_COUNT_REFUSED, *columns, timeout=TIMEOUT_S)
+
+
 async def swap(target: Any, span: Span) -> int:
     """Put what was prepared in the place of what is there, in a transaction of `target`; returns the judgments it counts."""
     bounds = span.start, span.end
-    await target.execute(
-        _TOTALS.format(sign="-", source="judgment", where="hour >= $1 AND hour < $2"), *bounds, timeout=TIMEOUT_S
-    )
-    await target.execute(
-        _RESULT_TOTALS.format(sign="-", source="judgment", where="hour >= $1 AND hour < $2"), *bounds, timeout=TIMEOUT_S
-    )
-    for table, time in zip(_TABLES, ("hour", "hour", "bucket", "time"), strict=True):
-        await target.execute(f"DELETE FROM judgment_{table} WHERE {time} >= $1 AND {time} < $2", *bounds, timeout=TIMEOUT_S)
+    await target.execute(UNLIMITED)
+    await target.execute(_TOUCHED, *bounds, timeout=TIMEOUT_S)
+    for table, time, ours in _TABLES:
+        where = f"{time} >= $1 AND {time} < $2 AND {ours}"
+        await target.execute(f"DELETE FROM judgment_{table} WHERE {where}", *bounds, timeout=TIMEOUT_S)
         columns = await _columns_of(target, f"judgment_{table}")
         await target.execute(f"INSERT INTO judgment_{table} ({columns}) SELECT {columns} FROM new_{table}", timeout=TIMEOUT_S)
-    await target.execute(_TOTALS.format(sign="", source="new", where="true"), timeout=TIMEOUT_S)
-    await target.execute(_RESULT_TOTALS.format(sign="", source="new", where="true"), timeout=TIMEOUT_S)
+    await target.execute(_ADD_UP, timeout=TIMEOUT_S)
+    await target.execute(_BEGIN_STREAMED, *bounds, timeout=TIMEOUT_S)
     return int(await target.fetchval("SELECT coalesce(sum(total_executions), 0) FROM new_metrics_hourly"))
-
-
-_SUM_NAMES = [name.strip() for name in SUMS.split(",")]
-_TOTALS = (
-    f"INSERT INTO judgment_metrics_total AS m (tenant_id, workflow_id, {SUMS}) SELECT tenant_id, workflow_id, "
-    + ", ".join(f"{{sign}} sum({name})" for name in _SUM_NAMES)
-    + " FROM {source}_metrics_hourly WHERE {where} GROUP BY 1, 2 ON CONFLICT (tenant_id, workflow_id) DO UPDATE SET "
-    + ", ".join(f"{name} = m.{name} + excluded.{name}" for name in _SUM_NAMES)
-)
-_RESULT_TOTALS = (
-    "INSERT INTO judgment_results_total AS m (tenant_id, workflow_id, result, total_executions)"
-    " SELECT tenant_id, workflow_id, result, {sign} sum(total_executions) FROM {source}_results_hourly"
-    " WHERE {where} GROUP BY 1, 2, 3"
-    " ON CONFLICT (tenant_id, workflow_id, result) DO UPDATE SET"
-    " total_executions = m.total_executions + excluded.total_executions"
-)
 
 
 def _grouped(rows: str, width_s: int) -> str:

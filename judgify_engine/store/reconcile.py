@@ -5,10 +5,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from judgify_engine.core.reconcile import EARLIEST_S, Difference, Totals, differences
-from judgify_engine.core.samples import ALL_WORKFLOWS, EXECUTION_TIME, HOUR_S, LIVE_S
+from judgify_engine.core.reconcile import EARLIEST_S, Difference, Totals, arm_differences, differences
+from judgify_engine.core.samples import ALL_WORKFLOWS, EXECUTION_TIME, FINE_S, HOUR_S, LIVE_S, Windows
 from judgify_engine.errors import Unavailable
 from judgify_engine.store.pool import Database
+from judgify_engine.store.retention import retained_from
 from judgify_engine.units import parse_lsn
 from judgify_engine.wire.pgoutput import MARK
 
@@ -25,12 +26,34 @@ SELECT tenant_id, sum(total_executions)::bigint AS total, sum(successful_executi
        sum(execution_time_us_sum)::bigint AS us
   FROM judgment_metrics_hourly WHERE hour >= $1 AND hour < $2 GROUP BY 1
 """
-_FINE = f"""
+_RESULTS = """
+SELECT tenant_id, sum(total_executions)::bigint AS total
+  FROM judgment_results_hourly WHERE hour >= $1 AND hour < $2 GROUP BY 1
+"""
+
+_ARMS = """
+SELECT tenant_id, coalesce(max(a.count), 0)::bigint AS accepted, coalesce(max(s.inserted), 0)::bigint AS inserted,
+       coalesce(max(s.deleted), 0)::bigint AS deleted
+  FROM (SELECT tenant_id, sum(count) AS count FROM judgments_accepted WHERE hour >= $1 AND hour < $2 GROUP BY 1) AS a
+  FULL JOIN (SELECT tenant_id, sum(inserted) AS inserted, sum(deleted) AS deleted
+               FROM judgments_streamed WHERE hour >= $1 AND hour < $2 GROUP BY 1) AS s USING (tenant_id) GROUP BY 1
+"""
+
+
+def _buckets(width_s: int, of: str) -> str:
+    """The buckets of one width: `=` those of all workflows together, `<>` those of each."""
+    return f"""
 SELECT tenant_id, sum(count)::bigint AS total, (sum(sum) * 1000)::bigint AS us, sum(count - failed)::bigint AS completed
   FROM judgment_metrics_buckets
- WHERE width_s = {LIVE_S} AND bucket >= $1 AND bucket < $2 AND workflow_id = '{ALL_WORKFLOWS}'
+ WHERE width_s = {width_s} AND bucket >= $1 AND bucket < $2 AND workflow_id {of} '{ALL_WORKFLOWS}'
    AND metric_name = '{EXECUTION_TIME}' GROUP BY 1
 """
+
+
+_FINE = _buckets(LIVE_S, "=")
+# Everything that is kept of whole hours: each must say the same.
+_BY_HOUR = (_HOURLY, _buckets(HOUR_S, "="), _buckets(HOUR_S, "<>"))
+_BY_FINE = (_buckets(FINE_S, "="), _buckets(FINE_S, "<>"))
 # Everything before an LSN is rolled up when the position has passed it.
 _PASSED = "SELECT EXISTS (SELECT FROM cdc_positions WHERE slot_name = $1 AND commit_lsn >= $2::text::pg_lsn)"
 _MARK = f"SELECT pg_logical_emit_message(true, '{MARK}', '')"
@@ -40,10 +63,10 @@ ON CONFLICT (slot_name) DO UPDATE SET verified_through = excluded.verified_throu
   rows_compared = r.rows_compared + excluded.rows_compared, checked_at = now()
 """
 _RECORD = """
-INSERT INTO reconciliation_differences AS d (slot_name, tenant_id, range_from, range_to, stored, rolled_up)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO reconciliation_differences AS d (slot_name, tenant_id, range_from, range_to, stored, rolled_up, arm)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (slot_name, tenant_id, range_from, range_to) WHERE resolved_at IS NULL
-DO UPDATE SET stored = excluded.stored, rolled_up = excluded.rolled_up
+DO UPDATE SET stored = excluded.stored, rolled_up = excluded.rolled_up, arm = excluded.arm
 """
 _RESOLVE = """
 UPDATE reconciliation_differences SET resolved_at = now()
@@ -72,45 +95,79 @@ class Books:
         judgments: Database,
         rollups: Database,
         slot: str,
-        live_hours: int,
+        windows: Windows,
         has_passed: Callable[[int], bool] | None = None,
     ) -> None:
         """`has_passed`: whether all before an LSN is rolled up, as who reads the log knows; None: nobody here does."""
-        self._judgments, self._rollups, self._slot, self._live_hours = judgments, rollups, slot, live_hours
+        self._judgments, self._rollups, self._slot, self._windows = judgments, rollups, slot, windows
         self._has_passed = has_passed
 
     def fine_from_s(self, now_s: float) -> int:
         """Since when fine buckets are surely kept, at a whole hour."""
-        second = int(now_s) - (self._live_hours - 1) * HOUR_S
+        second = int(now_s) - (self._windows.live_s - HOUR_S)
         return second - second % HOUR_S + HOUR_S
 
     async def compare(self, start_s: int, end_s: int, now_s: float) -> Comparison:
         """The slice in the table and in the rollups. Raises Behind, DatabaseUnavailable or Overloaded.
 
         Whole hours before `fine_from_s`, whole fine buckets after it. The table is read first; the rollups when they hold all
-        that was read then. What changes in between shows as a difference: see again.
+        that was read then. What changes in between shows as a difference: see again. Of judgments that retention has dropped
+        nothing is compared any more.
         """
-        bounds = _moment(start_s), _moment(end_s)
         async with self._judgments.query(may_be_slow=True) as connection:
-            stored = await connection.fetch(_STORED, *bounds, timeout=STATEMENT_TIMEOUT_S)
+            start_s = max(start_s, await _retained_s(connection))
+            if start_s >= end_s:
+                return Comparison(0, [])
+            stored = await connection.fetch(_STORED, _moment(start_s), _moment(end_s), timeout=STATEMENT_TIMEOUT_S)
+            if await _retained_s(connection) > start_s:  # dropped while it was read
+                raise Behind("old judgments were dropped meanwhile; this slice is compared again")
             lsn = await connection.fetchval("SELECT pg_current_wal_insert_lsn()::text")
         await self._reached(lsn)
-        sql = _HOURLY if start_s < self.fine_from_s(now_s) or (start_s % HOUR_S == end_s % HOUR_S == 0) else _FINE
+        whole = start_s < self.fine_from_s(now_s) or start_s % HOUR_S == end_s % HOUR_S == 0
         async with self._rollups.query(may_be_slow=True) as connection:
-            rolled_up = await connection.fetch(sql, *bounds, timeout=STATEMENT_TIMEOUT_S)
-        found = differences(_totals(stored), _totals(rolled_up), start_s, end_s)
+            found = await self._compare_with(connection, _totals(stored), start_s, end_s, whole, now_s)
         return Comparison(sum(row["total"] for row in stored), found)
 
-    async def compare_fine(self, hour_s: int) -> Comparison:
-        """A whole hour in the fine buckets and in the hourly ones, which are written by the same statement."""
+    async def _compare_with(
+        self, connection: Any, known: dict[str, Totals], start_s: int, end_s: int, whole: bool, now_s: float
+    ) -> list[Difference]:
+        """What is known of a slice against each of the rollups; the first difference of a tenant speaks for it.
+
+        `whole`: of whole hours. What was accepted is asked of hours that are over: else an answer may be ahead of the stream.
+        """
+        over = end_s < now_s
+        arms: tuple[str, ...] = (_FINE,)
+        if whole:
+            arms = _BY_HOUR if start_s < now_s - self._windows.fine_s + HOUR_S else (*_BY_HOUR, *_BY_FINE)
+        bounds = _moment(start_s), _moment(end_s)
+        found: dict[str, Difference] = {}
+        for sql in arms:
+            rows = await connection.fetch(sql, *bounds, timeout=STATEMENT_TIMEOUT_S)
+            for one in differences(known, _totals(rows), start_s, end_s):
+                found.setdefault(one.tenant_id, one)
+        if whole:
+            rows = await connection.fetch(_RESULTS, *bounds, timeout=STATEMENT_TIMEOUT_S)
+            told = {row["tenant_id"]: row["total"] for row in rows if row["total"]}
+            for tenant in told.keys() | known.keys():
+                totals = known.get(tenant, Totals())
+                if told.get(tenant, 0) != totals.total:
+                    there = Totals(told.get(tenant, 0))
+                    found.setdefault(tenant, Difference(tenant, start_s, end_s, totals, there))
+            rows = await connection.fetch(_ARMS, *bounds, timeout=STATEMENT_TIMEOUT_S)
+            told_by = {row["tenant_id"]: (row["accepted"] if over else 0, row["inserted"], row["deleted"]) for row in rows}
+            for one in arm_differences(known, told_by, start_s, end_s):
+                found.setdefault(one.tenant_id, one)
+        return list(found.values())
+
+    async def compare_fine(self, hour_s: int, now_s: float) -> Comparison:
+        """A whole hour in the buckets of seconds and in all others, which are written by the same statement."""
         bounds = _moment(hour_s), _moment(hour_s + HOUR_S)
         async with (
             self._rollups.query(may_be_slow=True) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            fine = await connection.fetch(_FINE, *bounds, timeout=STATEMENT_TIMEOUT_S)
-            hourly = await connection.fetch(_HOURLY, *bounds, timeout=STATEMENT_TIMEOUT_S)
-        return Comparison(0, differences(_totals(fine), _totals(hourly), hour_s, hour_s + HOUR_S))
+            fine = _totals(await connection.fetch(_FINE, *bounds, timeout=STATEMENT_TIMEOUT_S))
+            return Comparison(0, await self._compare_with(connection, fine, hour_s, hour_s + HOUR_S, True, now_s))
 
     async def _reached(self, lsn: str) -> None:
         loop = asyncio.get_running_loop()
@@ -156,7 +213,8 @@ class Books:
             await connection.execute(_RESOLVE, self._slot, _moment(start_s), _moment(end_s), tenants)
             for one in found:
                 bounds = _moment(one.start_s), _moment(one.end_s)
-                await connection.execute(_RECORD, self._slot, one.tenant_id, *bounds, one.stored.total, one.rolled_up.total)
+                totals = one.stored.total, one.rolled_up.total
+                await connection.execute(_RECORD, self._slot, one.tenant_id, *bounds, *totals, one.arm)
 
     async def open_ranges(self) -> list[tuple[int, int]]:
         """Where differences stand, the oldest first."""
@@ -167,6 +225,11 @@ class Books:
                 self._slot,
             )
         return [(int(row["range_from"].timestamp()), int(row["range_to"].timestamp())) for row in rows]
+
+
+async def _retained_s(connection: Any) -> int:
+    boundary = await retained_from(connection)
+    return EARLIEST_S if boundary is None else int(boundary.timestamp())
 
 
 def _moment(second: int) -> datetime:

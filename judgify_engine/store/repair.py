@@ -14,6 +14,7 @@ from judgify_engine.errors import JudgifyError, Unavailable
 from judgify_engine.pipeline.repair_loop import Request
 from judgify_engine.store import recompute
 from judgify_engine.store.pool import AWAY, Database
+from judgify_engine.store.retention import retained_from
 from judgify_engine.store.rollup_writer import SWAP_LOCK, add
 
 Snapshot = Callable[[], AbstractAsyncContextManager[tuple[int, str]]]
@@ -74,11 +75,19 @@ class RepairStore:
                     snapshot_at(lsn)
                     async with self._judgments.session(snapshot=name) as source:
                         await recompute.prepare(source, target, _span(request), self._windows)
+                    # Only now: what is dropped while the table is read is missing from what was read.
+                    await self._check_retained(request)
                 yield lsn, target
         except AWAY as error:
             raise Unavailable(f"PostgreSQL is away: {error or type(error).__name__}") from error
         except asyncpg.PostgresError as error:
             raise JudgifyError(f"PostgreSQL refused: {error}") from error
+
+    async def _check_retained(self, request: Request) -> None:
+        async with self._judgments.query() as connection:
+            boundary = await retained_from(connection)
+        if boundary is not None and boundary.timestamp() > request.start_s:
+            raise JudgifyError(f"judgments created before {boundary.isoformat()} were dropped; ask for hours after it")
 
     async def swap(self, request: Request, prepared: Any, extra: Delta) -> int:
         """Replace the range by what was prepared and `extra`; returns the judgments counted. Raises Fenced."""

@@ -19,6 +19,7 @@ from judgify_engine.core.tracking import Tracking
 from judgify_engine.errors import DatabaseUnavailable, Unavailable
 from judgify_engine.store import gaps, recompute
 from judgify_engine.store.pool import AWAY, Database
+from judgify_engine.store.retention import retained_from
 from judgify_engine.store.tracking import read_tracking
 from judgify_engine.units import Position, format_lsn, parse_lsn
 from judgify_engine.wire.pgtext import SAMPLE_COLUMNS, decimal, encode_samples, histogram_arrays, real
@@ -88,6 +89,18 @@ WITH moved AS (
    WHERE EXISTS (SELECT FROM moved)
      AND NOT EXISTS (SELECT FROM rollup_repairs WHERE slot_name = $1 AND finished_at IS NULL AND not_before > now()
                         AND range_from <= to_timestamp(low) AND range_to >= to_timestamp(high))
+), quality AS (
+  INSERT INTO judgment_quality_hourly AS m (tenant_id, workflow_id, hour, source, kind, count)
+  SELECT tenant, workflow, to_timestamp(hour), source, kind, count
+    FROM unnest($35::text[], $36::text[], $37::bigint[], $38::text[], $39::text[], $40::bigint[])
+      AS q(tenant, workflow, hour, source, kind, count) WHERE EXISTS (SELECT FROM moved)
+  ON CONFLICT (tenant_id, hour, workflow_id, source, kind) DO UPDATE SET count = m.count + excluded.count
+), streamed AS (
+  INSERT INTO judgments_streamed AS m (tenant_id, hour, inserted, deleted)
+  SELECT tenant, to_timestamp(hour), inserted, deleted
+    FROM unnest($41::text[], $42::bigint[], $43::bigint[], $44::bigint[]) AS s(tenant, hour, inserted, deleted)
+   WHERE EXISTS (SELECT FROM moved)
+  ON CONFLICT (hour, tenant_id) DO UPDATE SET inserted = m.inserted + excluded.inserted, deleted = m.deleted + excluded.deleted
 )
 SELECT count(*) FROM moved
 """.format(
@@ -136,7 +149,7 @@ class RollupStore:
         try:
             async with self._connection.transaction():
                 if delta.truncated:
-                    await self._connection.execute(recompute.EMPTY, timeout=recompute.TIMEOUT_S)
+                    await recompute.empty(self._connection, await self._retained_from())
                 await add(self._connection, self._slot, delta, self._windows)
         except AWAY as error:
             raise DatabaseUnavailable("PostgreSQL is away; the rollup goes on when it is back") from error
@@ -167,13 +180,19 @@ class RollupStore:
         """
         target = self._connection
         async with self._judgments.session(snapshot) as source:
-            await recompute.prepare(source, target, recompute.ALL, self._windows)
+            # What is there now stays until it is read; what was dropped before keeps its rollups.
+            await source.execute("LOCK TABLE judgment_executions IN ACCESS SHARE MODE")
+            span = recompute.Span(await self._retained_from(), recompute.ALL.end)
+            await recompute.prepare(source, target, span, self._windows)
+            source_rows = await source.fetch(recompute.REFUSED, timeout=recompute.TIMEOUT_S)
         async with target.transaction():
             await target.execute("SELECT pg_advisory_xact_lock($1)", SWAP_LOCK)
-            await gaps.close(target, gap, format_lsn(new.position.lsn))
+            await gaps.count_before(target, gap)
             await target.execute("DELETE FROM reconciliation WHERE slot_name = $1", self._slot)
-            await target.execute(recompute.EMPTY, timeout=recompute.TIMEOUT_S)
-            await recompute.swap(target, recompute.ALL)
+            await recompute.empty(target, span.start)
+            await recompute.swap(target, span)
+            await recompute.count_refused(source_rows, target)
+            await gaps.close(target, gap, format_lsn(new.position.lsn))
             await target.execute(
                 "INSERT INTO cdc_positions (slot_name, commit_lsn, change_index, system_identifier, timeline, publication)"
                 " VALUES ($1, $2::text::pg_lsn, $3, $4, $5, $6)",
@@ -183,6 +202,11 @@ class RollupStore:
                 *new[1:],
             )
         await target.execute("DISCARD TEMP")
+
+    async def _retained_from(self) -> datetime:
+        """From when on all judgments are there."""
+        async with self._judgments.query() as connection:
+            return await retained_from(connection) or recompute.ALL.start
 
     async def tracking(self) -> Tracking:
         """What workflows track, as far back as there are versions. Raises DatabaseUnavailable or Overloaded."""
@@ -197,7 +221,9 @@ async def add(connection: Any, slot: str, delta: Delta, windows: Windows) -> Non
     bounds = (format_lsn(delta.position.lsn), delta.position.index, format_lsn(delta.base.lsn), delta.base.index)
     now_s = delta.last_commit_us // 1_000_000
     buckets = _bucket_columns(delta, now_s, windows)
-    columns = (*_hourly_columns(delta), *_result_columns(delta), *buckets, *_ranges(delta.taken_back))
+    streamed = _columns([(*key, *counts) for key, counts in delta.streamed.items()], 4)
+    wrong = _columns([(*key, count) for key, count in delta.quality.items() if count], 6)
+    columns = (*_hourly_columns(delta), *_result_columns(delta), *buckets, *_ranges(delta.taken_back), *wrong, *streamed)
     if not await connection.fetchval(_APPLY, slot, *bounds, *columns):
         raise Fenced("the rollups were moved by another process")
     samples = kept(delta.samples, now_s, windows)
@@ -236,10 +262,14 @@ def _result_columns(delta: Delta) -> list[list[Any]]:
 
 
 def _bucket_columns(delta: Delta, now_s: int, windows: Windows) -> list[list[Any]]:
-    rows = [
-        (*key, s.count, s.failed, decimal(s.sum), real(s.minimum), real(s.maximum), *histogram_arrays(s.histogram))
-        for key, s in buckets_of(delta.samples, now_s, windows).items()
-    ]
+    texts: dict[int, tuple[Any, ...]] = {}  # most buckets of different widths share one sample
+    rows = []
+    for key, s in buckets_of(delta.samples, now_s, windows).items():
+        text = texts.get(id(s))
+        if text is None:
+            arrays = histogram_arrays(s.histogram)
+            text = texts[id(s)] = (s.count, s.failed, decimal(s.sum), real(s.minimum), real(s.maximum), *arrays)
+        rows.append((*key, *text))
     return _columns(rows, 12)
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from judgify_engine.core.samples import ALL_WORKFLOWS, CONFIDENCE, EXECUTION_TIME, FINE_S, HOUR_S
 from judgify_engine.store import gaps
 from judgify_engine.store.pool import Database
+from judgify_engine.store.quality import FRAMES, read_quality, whole_hours
 
 _SUMS = f"""
 SELECT coalesce(sum(count) FILTER (WHERE time), 0)::bigint AS total,
@@ -18,10 +19,9 @@ SELECT coalesce(sum(count) FILTER (WHERE time), 0)::bigint AS total,
            AND bucket >= $4 AND bucket < $5) AS buckets
 """
 _DIFFERENCES = """
-SELECT range_from, range_to, stored, rolled_up FROM reconciliation_differences
+SELECT range_from, range_to, stored, rolled_up, arm FROM reconciliation_differences
  WHERE slot_name = $1 AND tenant_id = $2 AND resolved_at IS NULL ORDER BY range_from LIMIT 100
 """
-FRAMES = {"1h": timedelta(hours=1), "6h": timedelta(hours=6), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
 SHORT = ("1h", "6h")
 """Frames of buckets of 5 minutes, the others are of hours."""
 
@@ -43,6 +43,10 @@ class Read(NamedTuple):
     now: Span
     current: Span
     previous: Span
+    stored: dict[str, int]
+    """Judgments by workflow, in the whole hours that hold the frame that ends now."""
+    wrong: list[Any]
+    """What was wrong in those hours: workflow_id, source, kind, count."""
     differences: list[Any]
     verified_through: datetime | None
     recomputing: bool
@@ -76,10 +80,12 @@ class SummaryReader:
 
             now = await span(over + bucket - frame, over + bucket)
             current, previous = await span(over - frame, over), await span(over - 2 * frame, over - frame)
+            hours = whole_hours(datetime.now(UTC), frame)
+            stored, wrong = await read_quality(connection, tenant_id, workflow_id, *hours)
             differences = await connection.fetch(_DIFFERENCES, self._slot, tenant_id)
             through = await connection.fetchval("SELECT verified_through FROM reconciliation WHERE slot_name = $1", self._slot)
             position = await connection.fetchval("SELECT commit_lsn FROM cdc_positions WHERE slot_name = $1", self._slot)
             gap = await gaps.open_one(connection, self._slot)
         if position is None:  # what was found equal are no longer the figures of the table
             through = None
-        return Read(now, current, previous, list(differences), through, position is None, gap)
+        return Read(now, current, previous, stored, wrong, list(differences), through, position is None, gap)

@@ -1,15 +1,16 @@
-"""What has to be done now and then: partitions ahead, old idempotency keys forgotten."""
+"""What has to be done now and then: partitions ahead; old judgments, the quarantine and idempotency keys forgotten."""
 
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import asyncpg
 
 from judgify_engine.config import KeepConfig
 from judgify_engine.errors import JudgifyError
-from judgify_engine.store import partitions
+from judgify_engine.store import partitions, quarantine, retention
 from judgify_engine.store.pool import Database
 
 log = logging.getLogger(__name__)
@@ -22,11 +23,18 @@ _FORGET = {
 }
 
 
-async def run(database: Database, keep: KeepConfig, stop: asyncio.Event) -> None:
-    """Once every ten minutes until `stop`; a failure is logged and tried again next time."""
+async def run(database: Database, keep: KeepConfig, stop: asyncio.Event, proven_s: Callable[[], int | None]) -> None:
+    """Once every ten minutes until `stop`; a failure is logged and tried again next time.
+
+    `proven_s`: up to where the rollups were found equal to the table (Unix seconds; None: not known here). What was not proven
+    yet is not dropped, and only the process that proves it drops.
+    """
     while not stop.is_set():
         try:
             await once(database, keep)
+            if keep.judgments_days and (second := proven_s()) is not None:
+                async with database.query(may_be_slow=True) as connection:
+                    await retention.drop_old(connection, datetime.now(UTC), keep, datetime.fromtimestamp(second, UTC))
         except (JudgifyError, asyncpg.PostgresError) as error:
             log.warning("upkeep failed and is tried again later", extra={"reason": str(error)})
         with contextlib.suppress(TimeoutError):
@@ -36,7 +44,8 @@ async def run(database: Database, keep: KeepConfig, stop: asyncio.Event) -> None
 async def once(database: Database, keep: KeepConfig) -> None:
     """Do it now, in small slices so that nobody waits for locks."""
     async with database.query() as connection:
-        await partitions.make_ahead(connection, datetime.now(UTC))
+        await partitions.make_ahead(connection, datetime.now(UTC), keep.partition)
+    await quarantine.tidy(database, keep)
     for table, limit in (("idempotency_keys", keep.idempotency_days),):
         forgotten = SLICE_ROWS
         while forgotten == SLICE_ROWS:

@@ -89,6 +89,21 @@ def decode_execute(body: bytes) -> Asked:
     return Asked(request.workflow_id, input_raw, input_data, context_raw, context, _to_us(occurred_at))
 
 
+class _Named(msgspec.Struct):
+    workflow_id: WorkflowId
+
+
+_decode_named = msgspec.json.Decoder(_Named).decode
+
+
+def workflow_id_of(body: bytes) -> str:
+    """The workflow that a refused body names; empty where that cannot be read or is no workflow's id."""
+    try:
+        return _decode_named(body).workflow_id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
 def _is_suspicious(body: bytes) -> bool:
     if b"\\u" in body or body.count(b"{") + body.count(b"[") > MAX_DEPTH:
         return True
@@ -110,7 +125,8 @@ def _decode_member(name: str, raw: bytes) -> dict[str, Any]:
         return _decode_object(raw)
     except msgspec.ValidationError as error:
         if raw[:1] != b"{":
-            raise InvalidField(f"{name} must be a JSON object, got {_glimpse(raw)}", field=name) from error
+            detail = f"{name} must be a JSON object, got {_glimpse(raw)}"
+            raise InvalidField(detail, kind="wrong_type", field=name) from error
         raise InvalidField(f"{name}: {error}", field=name) from error
 
 
@@ -127,6 +143,12 @@ def _to_us(moment: datetime) -> int:
 
 
 _named_field = re.compile(r"field `([^`]+)`")
+_KINDS = (
+    (re.compile("Object missing required field"), "missing_field"),
+    (re.compile("Object contains unknown field"), "unknown_field"),
+    (re.compile("Expected `[^`]+`, got `[^`]+`$"), "wrong_type"),
+)
+"""How msgspec says it, and the kind (core/quality) that it is; all else is a wrong value."""
 
 
 def explain(error: Exception, body: bytes) -> Exception:
@@ -135,7 +157,8 @@ def explain(error: Exception, body: bytes) -> Exception:
         text, _, place = str(error).partition(" - at `$")
         named = _named_field.search(text)
         field = ".".join(filter(None, (place.rstrip("`").lstrip("."), named[1] if named else "")))
-        return InvalidField(f"{field or 'body'}: {text}", field=field or "body")
+        kind = next((kind for said, kind in _KINDS if said.match(text)), "invalid_value")
+        return InvalidField(f"{field or 'body'}: {text}", kind=kind, field=field or "body")
     if isinstance(error, RecursionError):
         return _too_deep()
     if not body:

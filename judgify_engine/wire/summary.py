@@ -2,6 +2,8 @@
 
 import msgspec
 
+from judgify_engine.wire.quality import Quality
+
 
 class Figures(msgspec.Struct):
     """What was decided in a span of time."""
@@ -57,6 +59,8 @@ class Summary(msgspec.Struct):
     timeframe: str
     summary: Period
     trends: Trends
+    quality: Quality
+    """Over the whole hours that hold the time frame."""
     alerts: list[Alert]
     verified_through: str | None
     """All judgments created before this were compared with the rollups since they last changed, and equal; null: not yet."""

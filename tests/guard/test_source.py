@@ -189,7 +189,7 @@ def test_migrations_are_numbered_without_gaps() -> None:
 
 # Metrics --------------------------------------------------------------------------------------------------------------
 
-LABELS = {"stage", "partition", "outcome", "code", "route", "status", "version"}
+LABELS = {"stage", "partition", "outcome", "code", "route", "status", "version", "kind"}
 NOT_BASE_UNITS = {"ms", "millis", "milliseconds", "us", "microseconds", "minutes", "hours", "kb", "mb", "kib", "mib", "percent"}
 
 

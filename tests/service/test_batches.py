@@ -1,6 +1,7 @@
 """Group commit: a bad row fails alone, a full queue says so, and a refusal stores nothing."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -45,10 +46,16 @@ async def test_refused_row_fails_alone(database: Database, start_engine: Callabl
                 assert answer.status == 200, answer.body
         stored = await database.rows("SELECT (input_data ->> 'n')::int AS n FROM judgment_executions ORDER BY 1")
         assert [row["n"] for row in stored] == [number for number in range(100) if number % 20 != 13]
-        buried = await database.rows("SELECT * FROM judgment_dead_letters ORDER BY created_at")
-        assert len(buried) == 5
-        assert all(b"MACHINE_13" in row["input_data"] and row["tenant_id"] == "demo" for row in buried)
-        assert all(row["sqlstate"] == "23514" and "no_machine_13" in row["reason"] for row in buried)
+
+        async def five() -> bool:
+            return int(await database.value("SELECT count(*) FROM judgment_quarantine")) == 5
+
+        await until(five, "the refused rows are in quarantine")
+        kept = await database.rows("SELECT * FROM judgment_quarantine ORDER BY id")
+        assert all((row["kind"], row["source"], row["repeated"]) == ("refused_by_database", "postgres", 1) for row in kept)
+        assert all(row["tenant_id"] == "demo" and row["workflow_id"] == WORKFLOW for row in kept)
+        assert all("23514" in row["reason"] and "no_machine_13" in row["reason"] for row in kept)
+        assert sorted(json.loads(row["body"])["input_data"]["n"] for row in kept) == [13, 33, 53, 73, 93]
         # The key of a refused judgment is free: when the reason is gone, the same request goes through.
         await database.do("ALTER TABLE judgment_executions DROP CONSTRAINT no_machine_13")
         again = await client.execute({"machine_id": "MACHINE_13", "n": 13}, WORKFLOW, key="k13")

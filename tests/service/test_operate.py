@@ -108,7 +108,7 @@ async def test_openapi_describes_every_route_and_only_those(engine: Engine) -> N
         described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
         # Each described route is there: nothing answers "there is nothing at" or 405.
         for method, path in described:
-            real = re.sub(r"\{judgment_id\}", "00000000-0000-0000-0000-000000000000", path)
+            real = re.sub(r"\{(judgment|quarantine)_id\}", "00000000-0000-0000-0000-000000000000", path)
             real = re.sub(r"\{\w+\}", "x", real)
             found = await nobody.call(method, real)
             assert found.status in (200, 401, 503), (method, path, found.status)
@@ -124,15 +124,27 @@ PAGE = {
 
 def routes_of_the_application() -> set[tuple[str, str]]:
     """What the parts register, without starting any of them."""
+    from judgify_engine.ingest.gaps import GapRoutes
     from judgify_engine.ingest.judgments import JudgmentRoutes
     from judgify_engine.ingest.operate import OperateRoutes
+    from judgify_engine.ingest.quarantine import QuarantineRoutes
     from judgify_engine.ingest.summary import SummaryRoutes
     from judgify_engine.ingest.workflows import WorkflowRoutes
     from judgify_engine.live.page import PageRoutes
     from judgify_engine.live.session import DashboardRoutes
 
     found = set()
-    for group in (JudgmentRoutes, SummaryRoutes, OperateRoutes, WorkflowRoutes, PageRoutes, DashboardRoutes):
+    groups = (
+        JudgmentRoutes,
+        GapRoutes,
+        QuarantineRoutes,
+        SummaryRoutes,
+        OperateRoutes,
+        WorkflowRoutes,
+        PageRoutes,
+        DashboardRoutes,
+    )
+    for group in groups:
         for route in group.routes(group.__new__(group)):
             found.add((route.method, re.sub(r"\{(\w+):[^/]*\}(?=/|$)", r"{\1}", route.path)))
     return found

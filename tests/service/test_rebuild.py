@@ -23,6 +23,8 @@ def command(database: Database, *arguments: str) -> "asyncio.Future[object]":
 WRONG = (
     "UPDATE judgment_metrics_hourly SET total_executions = total_executions + 3, rule_executions = rule_executions + 3;"
     "DELETE FROM judgment_metrics_timeseries WHERE extract(second FROM time) < 30;"
+    "DELETE FROM judgment_metrics_buckets WHERE extract(minute FROM bucket) < 30;"
+    "UPDATE judgment_metrics_total SET total_executions = total_executions + 1;"
     "DELETE FROM judgment_results_hourly WHERE result = 'ok'"
 )
 

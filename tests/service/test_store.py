@@ -13,8 +13,10 @@ from judgify_engine.core.model import Judgment
 from judgify_engine.errors import Overloaded
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.ports import Replayed
+from judgify_engine.pipeline.quarantine_loop import Quarantine
 from judgify_engine.store.copy_writer import CopyWriter
 from judgify_engine.store.pool import Database
+from judgify_engine.store.quarantine import QuarantineStore
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def keyed(number: int, key: str, answer: bytes) -> Judgment:
 
 async def test_resolving_a_batch_that_had_landed_gives_its_outcomes_again(store: Database) -> None:
     """Among them a judgment that had lost its key to an earlier one, and some without keys."""
-    writer = CopyWriter(store, Metrics(), 5.0)
+    writer = CopyWriter(store, Metrics(), 5.0, Quarantine(QuarantineStore(store), Metrics()))
     assert await writer.commit([keyed(1, "taken", b"first")]) == [None]
     batch = [keyed(2, "taken", b"second"), keyed(3, "free", b"third"), judgment(4)]
     outcomes = await writer.commit(batch)
@@ -62,7 +64,7 @@ async def test_resolving_a_batch_that_had_landed_gives_its_outcomes_again(store:
 
 
 async def test_resolving_a_batch_that_had_not_landed_commits_it(store: Database) -> None:
-    writer = CopyWriter(store, Metrics(), 5.0)
+    writer = CopyWriter(store, Metrics(), 5.0, Quarantine(QuarantineStore(store), Metrics()))
     batch = [keyed(1, "free", b"first"), judgment(2)]
     assert await asyncio.wait_for(writer._resolve(batch), 10) == [None, None]
     async with store.query() as connection:

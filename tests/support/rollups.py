@@ -15,11 +15,14 @@ WITH judged AS (
   UNION ALL SELECT tenant_id, workflow_id, 'confidence', time, method_used, status, confidence FROM judged
   UNION ALL
   SELECT j.tenant_id, j.workflow_id, 'input.' || f.field, coalesce(j.occurred_at, j.created_at), method_used, status,
-         round((j.input_data ->> f.field)::float8 * 1000000)::bigint
-    FROM judged AS j JOIN workflow_versions AS w
-      ON w.tenant_id = j.tenant_id AND w.workflow_id = j.workflow_id AND w.version = j.workflow_version
+         round((j.input_data #>> string_to_array(f.field, '.'))::float8 * 1000000)::bigint
+    FROM judged AS j CROSS JOIN LATERAL (
+         SELECT definition FROM workflow_versions AS v WHERE v.tenant_id = j.tenant_id AND v.workflow_id = j.workflow_id
+            AND ((j.workflow_version > 0 AND v.version <= j.workflow_version)
+                 OR (j.workflow_version <= 0 AND v.created_at <= j.created_at)) ORDER BY v.version DESC LIMIT 1) AS w
    CROSS JOIN LATERAL jsonb_array_elements_text(coalesce(w.definition -> 'track', '[]')) AS f(field)
-   WHERE jsonb_typeof(j.input_data -> f.field) = 'number' AND abs((j.input_data ->> f.field)::numeric) <= 9e12
+   WHERE jsonb_typeof(j.input_data #> string_to_array(f.field, '.')) = 'number'
+     AND abs((j.input_data #>> string_to_array(f.field, '.'))::numeric) <= 9e12
 )
 """
 _HOURLY_EXPECTED = """
@@ -105,6 +108,20 @@ SELECT tenant_id, workflow_id, metric_name, {_BUCKET.format(width=300)} AS bucke
   FROM judgment_metrics_timeseries WHERE time > now() - interval '300 days' AND metric_name <> 'execution_count'
  GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(count) <> 0 OR sum(sum) <> 0
 """
+_QUALITY_EXPECTED = """
+SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC') AS hour, 'stored' AS source,
+       'missing_field' AS kind, count(*)
+  FROM judgment_executions
+ WHERE tenant_id = '' OR workflow_id = '' OR input_data = 'null'::jsonb OR final_result = 'null'::jsonb GROUP BY 1, 2, 3
+UNION ALL
+SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC'), 'refused', kind, sum(repeated)::bigint
+  FROM judgment_quarantine GROUP BY 1, 2, 3, 5
+"""
+_QUALITY_KEPT = """
+SELECT tenant_id, workflow_id, hour, source, kind, count FROM judgment_quality_hourly WHERE count <> 0
+"""
+_STREAMED_EXPECTED = "SELECT tenant_id, date_trunc('hour', created_at, 'UTC'), count(*) FROM judgment_executions GROUP BY 1, 2"
+_STREAMED_KEPT = "SELECT tenant_id, hour, inserted - deleted FROM judgments_streamed WHERE inserted <> deleted"
 _COUNTS_KEPT = """
 SELECT tenant_id, workflow_id, sum(count)::bigint FROM judgment_metrics_timeseries
  WHERE metric_name = 'execution_count' AND time > now() - interval '300 days' GROUP BY 1, 2 HAVING sum(count) <> 0
@@ -134,6 +151,8 @@ async def check_rollups(database: Database, within_s: float = 30.0, *, extremes:
         ),
         "histograms": (_HISTOGRAM_EXPECTED, _HISTOGRAM_KEPT),
         "judgment_metrics_timeseries": (_SAMPLES_EXPECTED, _SAMPLES_KEPT),
+        "judgment_quality_hourly": (_QUALITY_EXPECTED, _QUALITY_KEPT),
+        "judgments_streamed": (_STREAMED_EXPECTED, _STREAMED_KEPT),
         "execution_count": (_COUNTS_EXPECTED, _COUNTS_KEPT),
     }
     judgments, rollups = await database.connect(), await database.connect_rollups()

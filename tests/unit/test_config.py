@@ -55,6 +55,14 @@ def test_profile_comes_from_argument_then_environment() -> None:
     assert load("embedded", None, {"JUDGIFY_PROFILE": "standard"}).profile == "embedded"
 
 
+@pytest.mark.parametrize("days", ["1", "6"])
+def test_judgments_are_kept_for_ever_or_at_least_a_week(days: str) -> None:
+    assert refusal(JUDGIFY_KEEP_JUDGMENTS_DAYS=days) == f"keep.judgments_days must be 0 (for ever) or at least 7, got {days}"
+    assert load(None, None, {"JUDGIFY_KEEP_JUDGMENTS_DAYS": "7"}).keep.judgments_days == 7
+    assert load(None, None, {}).keep.judgments_days == 0
+    assert "keep.partition" in refusal(JUDGIFY_KEEP_PARTITION="year")
+
+
 def test_every_default_is_within_its_own_bounds() -> None:
     assert msgspec.convert(msgspec.to_builtins(Config()), Config) == Config()
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judgify_engine.core.histogram import BOUNDS, ERROR, LIMIT, MILLIONTHS, middle_of, quantile, slot_of
+from judgify_engine.core.histogram import BOUNDS, ERROR, LIMIT, MILLIONTHS, middle_of, quantile, quantiles, slot_of
 
 READINGS = Path(__file__).resolve().parents[3] / "shared" / "data" / "machine_temperature.csv"
 HIGHEST = int(LIMIT) * MILLIONTHS
@@ -83,6 +83,12 @@ def test_the_bounds_never_change() -> None:
     assert BOUNDS[:3] + BOUNDS[48:53] == (1, 2, 3, 49, 50, 51, 52, 53)
     assert len(BOUNDS) == 2085
     assert sum(BOUNDS) == 463_562_201_379_942_646_950
+
+
+@given(LISTS, st.lists(st.floats(0.01, 1.0), max_size=5))
+def test_several_quantiles_are_each_of_them(values: list[int], fractions: list[float]) -> None:
+    counts = count(values)
+    assert quantiles(counts, fractions) == [quantile(counts, fraction) for fraction in fractions]
 
 
 @given(LISTS, LISTS)

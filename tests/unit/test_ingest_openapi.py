@@ -11,8 +11,11 @@ from judgify_engine.core.rules import WorkflowDefinition
 from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.gaps import GapRoutes
 from judgify_engine.ingest.judgments import JudgmentRoutes
+from judgify_engine.ingest.metrics import MetricsRoutes
 from judgify_engine.ingest.openapi import build_openapi
 from judgify_engine.ingest.operate import OperateRoutes
+from judgify_engine.ingest.quality import QualityRoutes
+from judgify_engine.ingest.quarantine import QuarantineRoutes
 from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
 from judgify_engine.live.session import DashboardRoutes
@@ -27,9 +30,12 @@ OWN = {"/openapi.json", "/docs"}  # what shows the document is not in it
 def routes() -> list[web.RouteDef]:
     anything: Any = None
     groups: list[Any] = [
-        JudgmentRoutes(anything, anything, anything, anything, anything, Metrics()),
+        JudgmentRoutes(anything, anything, anything, anything, anything, Metrics(), anything),
+        QuarantineRoutes(anything, anything, anything, anything, anything),
         WorkflowRoutes(anything, anything, anything, anything),
         SummaryRoutes(anything, anything),
+        MetricsRoutes(anything, anything, 365),
+        QualityRoutes(anything, anything),
         OperateRoutes(anything, anything, Metrics(), anything, anything, b""),
         DashboardRoutes(anything, anything, Metrics()),
         GapRoutes(anything, anything),

@@ -21,6 +21,7 @@ from judgify_engine.errors import (
     WorkflowNotFound,
 )
 from judgify_engine.observe.metrics import Metrics
+from judgify_engine.pipeline.accepted import Accepted
 from judgify_engine.pipeline.judging import Answer, Judging
 from judgify_engine.pipeline.partition_queue import PartitionQueue, Waiting
 from judgify_engine.pipeline.ports import Outcome, Replayed
@@ -48,6 +49,12 @@ class MemoryKeys:
         return self.rows.get((tenant_id, key))
 
 
+class NoBooks:
+    """Where nothing is written."""
+
+    async def write(self, process: str, counts: dict[tuple[str, int], int]) -> None: ...
+
+
 def asked(value: float = 1, **rest: Any) -> Asked:
     return decode_execute(msgspec.json.encode({"workflow_id": "w", "input_data": {"value": value}, **rest}))
 
@@ -61,7 +68,7 @@ class Setting:
         registry.stored(CompiledWorkflow("acme", "w", 1, compiled().definition))
         self.queues = [PartitionQueue(i, 100, 10**9) for i in range(PARTITIONS)]
         self.keys, self.metrics = MemoryKeys(), Metrics()
-        self.judging = Judging(registry, self.queues, self.keys, self.metrics)
+        self.judging = Judging(registry, self.queues, self.keys, self.metrics, Accepted(NoBooks()))
 
     def start(self, request: Asked, key: str | None = None, tenant_id: str = "demo") -> "asyncio.Task[Answer]":
         return asyncio.create_task(self.judging.execute(tenant_id, request, time.perf_counter(), key))

@@ -1,0 +1,210 @@
+"""GET /api/v1/metrics: figures of metrics over a time frame, or a chart of the dashboard, as JSON or CSV."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+import msgspec
+from aiohttp import web
+
+from judgify_engine.core.charts import DEFAULT_METRICS, JUDGED, Frame, frame_of, merged, stored_name, stored_names, whole
+from judgify_engine.core.histogram import ERROR
+from judgify_engine.core.samples import EXECUTION_TIME, FINE_S, TRACKED_PREFIX, Sample
+from judgify_engine.core.tracking import EARLIEST_US, LATEST_US
+from judgify_engine.core.view import BUCKETS_S, CHARTS
+from judgify_engine.errors import InvalidField
+from judgify_engine.ingest.judgments import JSON, checked_query, one_of, time_us
+from judgify_engine.pipeline.access import Access
+from judgify_engine.units import Position
+from judgify_engine.wire.answer import format_time
+from judgify_engine.wire.metrics import MetricsAnswer, chart_of, encode_csv, series_of, time_text
+
+CSV = "text/csv"
+FORMATS = ("json", "csv")
+MAX_METRICS = 32
+ALL_METRICS = "*"
+DAY_S = 86_400
+
+
+class ReadBuckets(Protocol):
+    """What was read; see store/charts."""
+
+    known: list[str]
+    position: Position | None
+    verified_through: datetime | None
+
+    def samples(self, metric: str) -> Iterator[tuple[int, Sample]]: ...
+
+
+class ChartSource(Protocol):
+    """Where the stored buckets are; see store/charts."""
+
+    async def read(
+        self, tenant_id: str, workflow_id: str | None, choose: Callable[[list[str]], list[str]], frame: Frame
+    ) -> ReadBuckets: ...
+
+
+class _Asked(NamedTuple):
+    timeframe: str
+    frame: Frame
+    workflow_id: str | None
+    metrics: list[str] | None
+    """None: all that there are."""
+    chart: str | None
+    csv: bool
+
+
+class MetricsRoutes:
+    """The handler; see `routes`. `keep_days`: how long buckets of 5 minutes are kept."""
+
+    def __init__(self, source: ChartSource, access: Access, keep_days: int) -> None:
+        self._source, self._access, self._keep_days = source, access, keep_days
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/api/v1/metrics", self.get, allow_head=False)]
+
+    async def get(self, request: web.Request) -> web.Response:
+        """One tenant's figures, in the buckets of the time frame."""
+        grant = await self._access.check(request.headers.get("Authorization"), "read")
+        now_s = time.time()
+        asked = _asked(request, now_s)
+        self._check_kept(asked, now_s)
+
+        def choose(known: list[str]) -> list[str]:
+            return [EXECUTION_TIME] if asked.chart else stored_names(_metrics(asked, known))
+
+        read = await self._source.read(grant.tenant_id, asked.workflow_id, choose, asked.frame)
+        answer = await _answer(grant.tenant_id, asked, read, now_s)
+        if not asked.csv:
+            return web.Response(body=msgspec.json.encode(answer), content_type=JSON, headers={"Vary": "Accept"})
+        return web.Response(
+            body=encode_csv(answer, now_s), content_type=CSV, charset="utf-8", headers=_csv_headers(asked, answer)
+        )
+
+    def _check_kept(self, asked: _Asked, now_s: float) -> None:
+        since_s = now_s - self._keep_days * DAY_S
+        if asked.frame.stored_s == FINE_S and asked.frame.start_s < since_s:
+            raise InvalidField(
+                f"buckets of 5 minutes are kept for {self._keep_days} days (metrics.keep_days), and the frame would begin at"
+                f" {time_text(asked.frame.start_s)}; timeframe 24h and 7d are kept for ever",
+                field="until",
+                limit=time_text(int(since_s)),
+            )
+
+
+def _asked(request: web.Request, now_s: float) -> _Asked:
+    known = {"timeframe", "workflow_id", "metric", "chart", "until", "format"}
+    query = checked_query(request, known, lists=("metric",))
+    timeframe = one_of(query, "timeframe", BUCKETS_S) or "24h"
+    workflow_id = query.get("workflow_id")
+    if workflow_id == "":
+        raise InvalidField("workflow_id is empty; leave it out for all workflows", field="workflow_id")
+    chart = one_of(query, "chart", CHARTS)
+    if chart and "metric" in query:
+        raise InvalidField("chart and metric exclude each other; ask for one of them", field="chart")
+    until_us = time_us(query, "until")
+    if until_us is not None and not EARLIEST_US <= until_us <= LATEST_US:
+        raise InvalidField(f"until must lie from 2000 to 2200, got {query['until'][:40]!r}", field="until")
+    frame = frame_of(timeframe, int(now_s * 1_000_000) if until_us is None else until_us)
+    as_csv = (one_of(query, "format", FORMATS) or _preferred(request.headers.get("Accept", ""))) == "csv"
+    return _Asked(timeframe, frame, workflow_id, _named(query.get("metric")), chart, as_csv)
+
+
+def _named(text: str | None) -> list[str] | None:
+    """The metrics of a list, each once. Raises InvalidField."""
+    if text is None:
+        return list(DEFAULT_METRICS)
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    if names == [ALL_METRICS]:
+        return None
+    for name in names:
+        if name not in JUDGED and not (name.startswith(TRACKED_PREFIX) and len(name) > len(TRACKED_PREFIX)):
+            raise InvalidField(
+                f"metric must be {', '.join(JUDGED)}, {TRACKED_PREFIX}FIELD for a tracked field, several of them with commas"
+                f" between, or {ALL_METRICS} alone for all, got {name[:80]!r}",
+                field="metric",
+            )
+    if len(names) > MAX_METRICS:
+        raise InvalidField(
+            f"at most {MAX_METRICS} metrics at once, got {len(names)}; ask in several requests",
+            field="metric",
+            limit=MAX_METRICS,
+        )
+    return names
+
+
+def _metrics(asked: _Asked, known: list[str]) -> list[str]:
+    """The metrics to tell. Raises InvalidField where all are too many."""
+    if asked.metrics is not None:
+        return asked.metrics
+    found = _available(known)
+    if len(found) > MAX_METRICS:
+        raise InvalidField(
+            f"there are {len(found)} metrics here and at most {MAX_METRICS} are told at once: name those that you want"
+            " (`available` lists them), or a workflow",
+            field="metric",
+            limit=MAX_METRICS,
+        )
+    return found
+
+
+def _available(known: list[str]) -> list[str]:
+    return [*JUDGED, *(name for name in known if name not in JUDGED)]
+
+
+async def _answer(tenant_id: str, asked: _Asked, read: ReadBuckets, now_s: float) -> MetricsAnswer:
+    frame, chart = asked.frame, None
+    metrics = []
+    if asked.chart:
+        chart = chart_of(asked.chart, merged(read.samples(EXECUTION_TIME), frame), frame)
+    else:
+        samples: dict[str, tuple[list[Sample], Sample]] = {}
+        for metric in _metrics(asked, read.known):
+            stored = stored_name(metric)
+            if stored not in samples:
+                buckets = merged(read.samples(stored), frame)
+                samples[stored] = buckets, whole(buckets)
+            metrics.append(series_of(metric, *samples[stored], frame, now_s))
+            await asyncio.sleep(0)  # a metric takes a millisecond or two: judgments do not wait for all of them
+    return MetricsAnswer(
+        tenant_id=tenant_id,
+        workflow_id=asked.workflow_id,
+        timeframe=asked.timeframe,
+        from_=time_text(frame.start_s),
+        to=time_text(frame.end_s),
+        bucket_s=frame.bucket_s,
+        quantile_error=ERROR,
+        metrics=metrics,
+        chart=chart,
+        available=_available(read.known),
+        position=None if read.position is None else str(read.position),
+        verified_through=None if read.verified_through is None else format_time(read.verified_through),
+        recomputing=read.position is None,
+    )
+
+
+def _csv_headers(asked: _Asked, answer: MetricsAnswer) -> dict[str, str]:
+    """A file name, and what has no place in the rows."""
+    who = re.sub(r"[^A-Za-z0-9._-]", "_", asked.workflow_id or "all")[:80]
+    end = re.sub("[-:]|[.]0+", "", answer.to)
+    return {
+        "Content-Disposition": f'attachment; filename="judgify-{asked.chart or "metrics"}-{who}-{asked.timeframe}-{end}.csv"',
+        "Vary": "Accept",
+        "Judgify-Position": answer.position or "",
+        "Judgify-Verified-Through": answer.verified_through or "",
+        "Judgify-Recomputing": "true" if answer.recomputing else "false",
+    }
+
+
+def _preferred(accept: str) -> str:
+    """The better one of the two formats for a header Accept; JSON where it does not matter."""
+    weights = {JSON: 0.0, CSV: 0.0}
+    for part in accept.lower().split(","):
+        kind, *parameters = (piece.strip() for piece in part.split(";"))
+        weight = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
+        if kind in weights and re.fullmatch(r"[01](\.\d{0,3})?", weight):
+            weights[kind] = float(weight)
+    return "csv" if weights[CSV] > weights[JSON] else "json"

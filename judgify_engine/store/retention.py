@@ -1,0 +1,107 @@
+"""Retention: judgments leave when they are old enough, their rollups stay.
+
+They leave by whole partitions, which costs no more than a file, and never before the rollups were found equal to them. Strays
+in the default partition are deleted, in slices, out of the sight of the stream, which would take them back from the rollups.
+
+`retained_from` is the boundary that this leaves behind: what was created before it may be gone. It moves in the transaction
+that drops, and is never earlier than anything dropped. Who reads the table and then, in a new snapshot, the boundary, knows
+that all from the boundary on was there.
+"""
+
+import logging
+from datetime import datetime, timedelta
+from typing import Any
+
+import asyncpg
+
+from judgify_engine.config import KeepConfig
+from judgify_engine.core.periods import floor
+from judgify_engine.errors import Unavailable
+from judgify_engine.store.partitions import DEFAULT, TIMEOUT_S, Partition, alone, present, unpublished
+
+log = logging.getLogger(__name__)
+
+SLICE_ROWS = 5000
+_HOUR = timedelta(hours=1)
+_INSTANT = timedelta(microseconds=1)
+_MOVE_BOUNDARY = """
+INSERT INTO judgment_retention AS r (retained_from) VALUES ($1)
+ON CONFLICT (only_row) DO UPDATE SET retained_from = greatest(r.retained_from, excluded.retained_from), updated_at = now()
+"""
+_STRAYS = f"SELECT EXISTS (SELECT FROM {DEFAULT} WHERE created_at < $1)"
+_DELETE_STRAYS = f"""
+DELETE FROM {DEFAULT} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {DEFAULT} WHERE created_at < $1 LIMIT {SLICE_ROWS}))
+"""
+
+
+async def retained_from(connection: "asyncpg.Connection[Any]") -> datetime | None:
+    """Judgments created before this whole hour may be gone. None: nothing was ever dropped."""
+    moment: datetime | None = await connection.fetchval("SELECT retained_from FROM judgment_retention")
+    return moment
+
+
+async def drop_old(connection: "asyncpg.Connection[Any]", now: datetime, keep: KeepConfig, proven: datetime) -> list[str]:
+    """Drop the partitions that are over for `keep.judgments_days`, the oldest first; return their names.
+
+    Nothing created after `proven` leaves. What others use just now stays until next time.
+    """
+    now = min(now, await connection.fetchval("SELECT now()"))  # two clocks have to say so
+    due = now - timedelta(days=keep.judgments_days)
+    cutoff = min(due, proven)
+    dropped = []
+    try:
+        for one in await present(connection):
+            if one.period.end <= cutoff:
+                if await _drop(connection, one, cutoff):
+                    dropped.append(one.name)
+            elif one.period.end <= due:
+                log.warning("a partition stays until its rollups are proven", extra={"partition": one.name})
+        await _forget_strays(connection, floor(cutoff, keep.partition))
+    except asyncpg.LockNotAvailableError:
+        log.info("old judgments are dropped later: others use the table")
+    return dropped
+
+
+async def _drop(connection: "asyncpg.Connection[Any]", one: Partition, cutoff: datetime) -> bool:
+    """Drop one, unless it holds a judgment that is not old yet. Raises LockNotAvailableError.
+
+    Such a judgment was written by hand, with a key that is older than itself.
+    """
+    name, boundary = one.name, one.period.end
+    async with alone(connection):
+        await connection.execute(f"LOCK TABLE {name} IN SHARE MODE")  # what is looked at is what is dropped
+        newest = await connection.fetchval(
+            f"SELECT max(created_at) FROM {name} WHERE created_at >= $1", boundary, timeout=TIMEOUT_S
+        )
+        if newest is not None:
+            if newest >= cutoff:
+                facts = {"partition": name, "created_at": newest.isoformat()}
+                log.warning("a partition stays: it holds a judgment that was created later", extra=facts)
+                return False
+            boundary = newest + _INSTANT
+        await _move_boundary(connection, boundary)
+        await connection.execute(f"DROP TABLE {name}", timeout=TIMEOUT_S)
+    log.info("a partition was dropped; its rollups stay", extra={"partition": name})
+    return True
+
+
+async def _forget_strays(connection: "asyncpg.Connection[Any]", before: datetime) -> None:
+    """Delete what the default partition holds of the time before. Raises LockNotAvailableError."""
+    if not await connection.fetchval(_STRAYS, before, timeout=TIMEOUT_S):
+        return
+    total, forgotten = 0, SLICE_ROWS
+    try:
+        while forgotten == SLICE_ROWS:
+            async with alone(connection), unpublished(connection):
+                forgotten = int((await connection.execute(_DELETE_STRAYS, before, timeout=TIMEOUT_S)).split()[-1])
+                await _move_boundary(connection, before)
+            total += forgotten
+    except Unavailable as error:
+        log.error("old judgments stay in the default partition", extra={"reason": str(error)})
+    else:
+        log.info("old judgments were deleted from the default partition; their rollups stay", extra={"rows": total})
+
+
+async def _move_boundary(connection: "asyncpg.Connection[Any]", moment: datetime) -> None:
+    whole = moment.replace(minute=0, second=0, microsecond=0)
+    await connection.execute(_MOVE_BOUNDARY, whole if whole == moment else whole + _HOUR)
