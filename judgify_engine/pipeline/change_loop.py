@@ -50,7 +50,6 @@ WANTED: dict[str, frozenset[str] | None] = {
 }
 SLICE_MESSAGES = 200
 """Messages decoded before others get the event loop: about 2 ms."""
-LONGEST_GATHER_S = 0.5
 LOOK_S = 1.0
 """Longest wait for a message while there is nothing to roll up."""
 MARK_BYTES, MARK_S = 64 * KIB, 1.0
@@ -92,7 +91,6 @@ class ChangeLoop:
         self._gathering_since_s = 0.0
         self._mark = mark
         self._marked_at_s = 0.0
-        self._flush_s = 0.0
         self._errand: _Errand | None = None
         self.recorder: Callable[[Change], None] | None = None
         """Is shown every change of a judgment before it is rolled up."""
@@ -112,7 +110,7 @@ class ChangeLoop:
             if message is not None:
                 self._take(message, now_s)
                 messages += 1
-            if self._must_flush(now_s, more=message is not None):
+            if self._must_flush(now_s):
                 await self._flush()
                 await self._run_errand(self.applied.lsn)
             elif message is None:
@@ -185,16 +183,11 @@ class ChangeLoop:
         if not errand.done.done():
             errand.done.set_result(None)
 
-    def _must_flush(self, now_s: float, *, more: bool) -> bool:
-        """`more`: there may be more to read. Then reading takes its turn as long as the last flush did: what a flush costs is
-        less than in proportion to the changes in it."""
+    def _must_flush(self, now_s: float) -> bool:
         delta = self._delta
         if not delta.changes:
             return False
-        interval_s = self._config.flush_interval_s
-        if more:
-            interval_s = max(interval_s, min(self._flush_s, LONGEST_GATHER_S))
-        return delta.changes >= self._config.max_rows or now_s - self._gathering_since_s >= interval_s
+        return delta.changes >= self._config.max_rows or now_s - self._gathering_since_s >= self._config.flush_interval_s
 
     def _wait_s(self, now_s: float) -> float:
         if not self._delta.changes:
@@ -206,8 +199,7 @@ class ChangeLoop:
         self._delta, self._workflows = Delta(delta.position, self.tracking), []
         started_s = perf_counter()
         await self._writer.apply(delta)
-        self._flush_s = perf_counter() - started_s
-        self._metrics.rollup.observe(self._flush_s)
+        self._metrics.rollup.observe(perf_counter() - started_s)
         self._metrics.changes_applied += delta.changes
         self._metrics.oldest_waiting_commit_us = 0
         self._metrics.wal_end_lsn = self._source.wal_end

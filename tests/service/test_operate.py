@@ -126,7 +126,9 @@ def routes_of_the_application() -> set[tuple[str, str]]:
     """What the parts register, without starting any of them."""
     from judgify_engine.ingest.gaps import GapRoutes
     from judgify_engine.ingest.judgments import JudgmentRoutes
+    from judgify_engine.ingest.metrics import MetricsRoutes
     from judgify_engine.ingest.operate import OperateRoutes
+    from judgify_engine.ingest.quality import QualityRoutes
     from judgify_engine.ingest.quarantine import QuarantineRoutes
     from judgify_engine.ingest.summary import SummaryRoutes
     from judgify_engine.ingest.workflows import WorkflowRoutes
@@ -137,6 +139,8 @@ def routes_of_the_application() -> set[tuple[str, str]]:
     groups = (
         JudgmentRoutes,
         GapRoutes,
+        MetricsRoutes,
+        QualityRoutes,
         QuarantineRoutes,
         SummaryRoutes,
         OperateRoutes,
