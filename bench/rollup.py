@@ -22,6 +22,7 @@ import uvloop
 
 from judgify_engine.cdc.replication import Replication
 from judgify_engine.config import Config
+from judgify_engine.core.healing import Finding, Stored
 from judgify_engine.core.model import Judgment
 from judgify_engine.core.rollup import Delta
 from judgify_engine.core.samples import Windows
@@ -127,11 +128,12 @@ async def _measure(dsn: str, args: argparse.Namespace) -> dict[str, Any]:
         await stream.connect()
         lsn, snapshot = await stream.create_slot(config.change.slot)
         position = Position(lsn, -1)
-        await store.rebuild(snapshot, position)
+        gap = await store.open_gap(Finding("first", {"judgments": False}))
+        await store.rebuild(snapshot, Stored(position, None, None, None), gap)
         await stream.start(config.change.slot, "judgify_cdc")
         tee, metrics = _Tee(stream), Metrics()
         done = _Until(rate_rows)
-        loop = ChangeLoop(tee, store, [done], position, await store.tracking(), config.change, metrics)
+        loop = ChangeLoop(tee, store, [done], position, await store.tracking(), config.change, metrics, _unmarked)
         figures["at_rate"] = await _follow(loop, metrics, done, dsn, rate_rows, args.rate) | _decode_alone(tee.messages)
         position = loop.applied
         stream.close()
@@ -141,7 +143,7 @@ async def _measure(dsn: str, args: argparse.Namespace) -> dict[str, Any]:
         stream.close()
         stream = await _reading(dsn, config)
         done = _Until(args.rows)
-        loop = ChangeLoop(stream, store, [done], position, await store.tracking(), config.change, metrics)
+        loop = ChangeLoop(stream, store, [done], position, await store.tracking(), config.change, metrics, _unmarked)
         figures["full_log"] = await _follow(loop, metrics, done, dsn, args.rows, None)
         figures["receive_us_per_row"] = receive_us
         stream.close()
@@ -151,6 +153,10 @@ async def _measure(dsn: str, args: argparse.Namespace) -> dict[str, Any]:
     figures["stored"], figures["rolled_up"] = stored, summed
     await database.close()
     return figures
+
+
+async def _unmarked() -> None:
+    """Nobody else writes here, so nothing is to be marked."""
 
 
 async def _reading(dsn: str, config: Config) -> Replication:

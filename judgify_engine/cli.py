@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 BENCHES = {
+    "bulk": "millions of rows in one transaction; memory bounded, rollups exact",
     "compare": "the engine beside its peer, in one run",
     "crash": "kill -9 again and again; nothing may be missing",
     "latency": "from the commit to the dashboard's message",

@@ -97,6 +97,8 @@ class ChangeConfig(Section, frozen=True):
     """Changes in one rollup transaction, at most."""
     takeover_interval_s: Seconds = 0.5
     """How often a process that does not hold the slot tries to take it."""
+    watch_interval_s: Seconds = 2.0
+    """How often the holder looks at the slot and the publication."""
 
 
 class LiveConfig(Section, frozen=True):

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import logging
 import signal
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from judgify_engine.ingest.admission import Admission
 from judgify_engine.ingest.app import build_app
 from judgify_engine.ingest.connection import Connection, Shared
 from judgify_engine.ingest.direct import Direct
+from judgify_engine.ingest.gaps import GapRoutes
 from judgify_engine.ingest.heads import Heads
 from judgify_engine.ingest.judgments import EXECUTE_PATH, JudgmentRoutes
 from judgify_engine.ingest.listen import Listener, Room, listen
@@ -55,12 +57,14 @@ from judgify_engine.store.accepted import AcceptedStore
 from judgify_engine.store.charts import ChartReader
 from judgify_engine.store.copy_writer import CopyWriter
 from judgify_engine.store.embedded import EmbeddedPostgres
+from judgify_engine.store.gaps import GapReader
 from judgify_engine.store.judgments import JudgmentReader
 from judgify_engine.store.pool import Database
 from judgify_engine.store.quality import QualityReader
 from judgify_engine.store.quarantine import QuarantineStore
 from judgify_engine.store.reconcile import Books
 from judgify_engine.store.repair import RepairStore
+from judgify_engine.store.slot import SlotStore
 from judgify_engine.store.snapshots import SnapshotReader
 from judgify_engine.store.summary import SummaryReader
 from judgify_engine.store.tokens import TokenStore
@@ -164,9 +168,17 @@ class Worker:
 
         registry = WorkflowRegistry(WorkflowStore(database), follows)
         hub = Hub(SnapshotReader(rollups, config.change.slot), follows, config.live, metrics)
-        books = Books(database, rollups, config.change.slot, windows)
+        books = Books(database, rollups, config.change.slot, windows, lambda lsn: holder.has_passed(lsn))
         reconcile = ReconcileLoop(books, lambda: holder.holding, config.reconcile, metrics)
-        holder = Holder(database, rollups, (registry, hub, reconcile), config.change, windows, metrics, registry.forget)
+
+        def began(healed: bool) -> None:
+            registry.forget()
+            hub.reload()
+            if healed:  # nothing of it is proven yet
+                reconcile.touch(0, int(time.time()))
+
+        sinks = (registry, hub, reconcile)
+        holder = Holder(database, rollups, SlotStore, sinks, config.change, windows, metrics, began)
         repairs = RepairStore(database, rollups, config.change.slot, windows, holder.snapshot)
 
         def repaired(start_s: int, end_s: int) -> None:
@@ -185,6 +197,7 @@ class Worker:
         )
         metrics.gauges.append(lambda: _gauges(queues, batches, admission, hub, database))
         metrics.gauges.append(lambda: _verified(holder, reconcile))
+        metrics.gauges.append(holder.gauges)
         metrics.gauges.append(quarantine.gauges)
         async with asyncio.TaskGroup() as tasks:
             committing = [
@@ -252,7 +265,7 @@ class Worker:
             admission,
             metrics,
             lambda: any(queue.rows >= config.queue.max_rows for queue in queues),
-            lambda: "this process" if holder.holding else f"failing: {holder.trouble}" if holder.trouble else "standby",
+            lambda: holder.state,
             build_openapi(),
         )
 
@@ -265,6 +278,7 @@ class Worker:
             QuarantineRoutes(QuarantineStore(database), judging, reader, access, admission),
             QualityRoutes(QualityReader(rollups), access),
             SummaryRoutes(SummaryReader(rollups, config.change.slot), access),
+            GapRoutes(GapReader(rollups, config.change.slot), access),
             MetricsRoutes(ChartReader(rollups, config.change.slot), access, config.metrics.keep_days),
             WorkflowRoutes(WorkflowStore(database), registry, access, admission),
             operate,

@@ -1,21 +1,25 @@
 """Who reads the log: one process at a time, by a lock that PostgreSQL frees when that process dies.
 
-Every process tries to become the holder. The holder makes sure that the slot and the stored position belong together, streams,
-and starts over from the stored position after any failure. A slot that is missing, or lost, or has no position is made anew
-together with rollups computed from the table as of the very moment where the new slot starts.
+Every process tries to become the holder. The holder makes sure that the slot, the publication and the stored position belong
+together (core/healing), streams, looks after the slot meanwhile, and starts over from the stored position after any failure.
+Where they do not belong together, a gap is opened and the slot is made anew, with rollups computed from the table as of the
+very moment where the new slot starts. That may fail or be cut off at any point: the next try begins it from the start.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
 import asyncpg
 
 from judgify_engine.cdc.replication import Replication
 from judgify_engine.config import ChangeConfig
+from judgify_engine.core.healing import Finding, Publication, Server, Slot, Stored, diagnose
 from judgify_engine.core.samples import Windows
-from judgify_engine.errors import Corrupt, JudgifyError
+from judgify_engine.errors import Corrupt, JudgifyError, Unavailable
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.change_loop import ChangeLoop
 from judgify_engine.pipeline.ports import ChangeSink
@@ -28,6 +32,24 @@ log = logging.getLogger(__name__)
 PUBLICATION = "judgify_cdc"
 BEHIND_S = 1.5
 """An idle stream is looked at every second."""
+STEADY_S = 30.0
+"""Reading the log for so long means that healing has helped."""
+LONGEST_PAUSE_S = 60.0
+WAL_STATUSES = ("reserved", "extended", "unreserved", "lost")
+
+
+class Slots(Protocol):
+    """The slot and the publication as the server has them; see store/slot."""
+
+    gone: asyncio.Event
+
+    async def slot(self) -> Slot | None: ...
+    async def publication(self) -> Publication: ...
+    async def repair_publication(self) -> Publication: ...
+    async def drop(self) -> None: ...
+    async def mark(self) -> None: ...
+    async def judgments_before(self, moment: datetime) -> bool: ...
+    async def unlimited(self) -> bool: ...
 
 
 class Holder:
@@ -37,24 +59,44 @@ class Holder:
         self,
         judgments: Database,
         rollups: Database,
+        slots: Callable[[Any, str, str], Slots],
         sinks: Sequence[ChangeSink],
         config: ChangeConfig,
         windows: Windows,
         metrics: Metrics,
-        began: Callable[[], None],
+        began: Callable[[bool], None],
     ) -> None:
-        """`judgments` has the log, `rollups` what is made of it; they may be one.
+        """`judgments` has the log, `rollups` what is made of it; they may be one. `slots`: over a connection to the former.
 
-        `began` is called when this process starts to hear of changes; it may have missed some before.
+        `began` is called when this process starts to hear of changes; it may have missed some before. It is told whether all
+        rollups were computed anew.
         """
-        self._judgments, self._rollups, self._sinks = judgments, rollups, sinks
+        self._judgments, self._rollups, self._slots, self._sinks = judgments, rollups, slots, sinks
         self._config, self._metrics, self._windows, self._began = config, metrics, windows, began
         self.holding = False
         """This process reads the log."""
         self._changes: ChangeLoop | None = None
-        self._start_over = False
+        self._start_over = ""
+        self._slot: Slot | None = None
+        self._danger: str | None = None
+        self._limit_told = False
+        self._made_at = datetime.now(UTC)
+        self._healings = 0
+        """Since the log was last read for a while."""
+        self._began_s = 0.0
+        self.healing = ""
+        """Why this process computes all rollups anew right now; empty: it does not."""
         self.trouble = ""
         """Why the log cannot be read here; empty: it is read, here or by another process."""
+
+    @property
+    def state(self) -> str:
+        """In words, for people."""
+        if self.holding:
+            return "this process"
+        if self.healing:
+            return f"this process, recomputing all rollups ({self.healing})"
+        return f"failing: {self.trouble}" if self.trouble else "standby"
 
     @property
     def follows(self) -> bool:
@@ -66,6 +108,24 @@ class Holder:
     def changes(self) -> ChangeLoop | None:
         """The loop that reads the log here; None: this process does not."""
         return self._changes if self.holding else None
+
+    def has_passed(self, lsn: int) -> bool:
+        """Whether this process has rolled up all that was committed before `lsn`."""
+        return self.changes is not None and self.changes.has_passed(lsn)
+
+    def gauges(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
+        """For `/metrics`, in the process that reads the log."""
+        yield "judgify_recomputing", "1 while this process computes all rollups anew.", {}, float(bool(self.healing))
+        slot = self._slot
+        if slot is None or not self.holding:
+            return
+        for status in WAL_STATUSES:
+            text = "The slot's wal_status as the server tells it: 1 for the one that holds."
+            yield "judgify_slot_wal_status", text, {"status": status}, float(slot.wal_status == status)
+        yield "judgify_slot_retained_bytes", "Log that the server keeps for the slot.", {}, slot.retained_bytes
+        if slot.safe_bytes is not None:
+            text = "Log that may be written before the slot is in danger of being lost."
+            yield "judgify_slot_safe_wal_bytes", text, {}, slot.safe_bytes
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[tuple[int, str]]:
@@ -90,14 +150,14 @@ class Holder:
                 self._let_go()
                 try:
                     await session
-                    told = ""  # another process holds it
+                    told, self._healings = "", 0  # another process holds it
                 except asyncio.CancelledError:
                     if not stop.is_set():
                         raise
                 except Corrupt as error:
                     # Nothing may be counted wrongly, and nothing is gained by reading the same again.
                     log.critical("the log could not be understood; the rollups are computed anew", extra={"reason": str(error)})
-                    self._start_over = True
+                    self._start_over = str(error)[:300]
                 except (JudgifyError, asyncpg.PostgresError, *AWAY) as error:
                     reason = str(error)[:300] or type(error).__name__
                     if held or reason != told:  # the same again and again is told once
@@ -110,13 +170,21 @@ class Holder:
                     told = reason
                 self.trouble = told
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), self._config.takeover_interval_s)
+                    await asyncio.wait_for(stop.wait(), self._pause_s())
         finally:
             stopped.cancel()
 
     def _let_go(self) -> None:
-        self.holding, self._changes = False, None
+        if self.holding and asyncio.get_running_loop().time() - self._began_s >= STEADY_S:
+            self._healings = 0
+        self.holding, self._changes, self._slot, self.healing = False, None, None, ""
         self._metrics.slot_held = 0
+
+    def _pause_s(self) -> float:
+        """Longer from one healing to the next that did not help: each reads the whole table."""
+        if self._healings < 2:
+            return self._config.takeover_interval_s
+        return max(self._config.takeover_interval_s, min(2.0 ** (self._healings - 2), LONGEST_PAUSE_S))
 
     async def _session(self) -> None:
         """One try: returns at once when another process holds the slot, raises when the stream ends."""
@@ -125,44 +193,102 @@ class Holder:
             await stream.connect()
             if not await stream.take_lock():
                 return
-            async with self._rollups.session() as connection:
+            async with self._judgments.session() as watched, self._rollups.session() as connection:
+                slots = self._slots(watched, self._config.slot, PUBLICATION)
                 store = RollupStore(self._judgments, connection, self._config.slot, self._windows)
-                applied = await self._ensure_slot(stream, store)
+                applied, published, healed = await self._ensure_slot(stream, slots, store)
                 tracking = await store.tracking()
+                await stream.mark()
                 await stream.start(self._config.slot, PUBLICATION)
                 log.info("reading the log", extra={"slot": self._config.slot, "position": str(applied)})
-                self.holding, self.trouble = True, ""
-                self._began()
-                self._metrics.slot_held = 1
-                self._changes = ChangeLoop(stream, store, self._sinks, applied, tracking, self._config, self._metrics)
-                await self._changes.run()
+                changes = ChangeLoop(stream, store, self._sinks, applied, tracking, self._config, self._metrics, slots.mark)
+                self._begin(changes, healed)
+                await _first_of({"change-loop": changes.run(), "slot-watch": self._watch(slots, published)})
         finally:
             stream.close()
 
-    async def _ensure_slot(self, stream: Replication, store: RollupStore) -> Position:
-        """The position to go on from; makes slot and rollups anew where they do not belong together."""
-        slot = self._config.slot
-        async with self._judgments.query() as connection:
-            row = await connection.fetchrow(
-                "SELECT plugin, wal_status, active_pid, database = current_database() AS ours FROM pg_replication_slots"
-                " WHERE slot_name = $1",
-                slot,
-            )
-        position = None if self._start_over else await store.position()
-        if row is not None and row["ours"] and row["plugin"] == "pgoutput" and row["wal_status"] != "lost" and position:
-            return position
-        if row is not None and not row["ours"]:
-            raise JudgifyError(f"the replication slot {slot} belongs to another database of this server; set change.slot")
-        log.warning(
-            "making a new slot; the rollups are computed from the table",
-            extra={"slot": slot, "found": dict(row) if row else None, "position": str(position)},
-        )
-        await store.forget_position()
-        if row is not None:
-            async with self._judgments.query() as connection:
-                await connection.execute("SELECT pg_drop_replication_slot($1)", slot)
-        consistent_lsn, snapshot = await stream.create_slot(slot)
-        position = Position(consistent_lsn, -1)
-        await store.rebuild(snapshot, position)
-        self._start_over = False
-        return position
+    def _begin(self, changes: ChangeLoop, healed: bool) -> None:
+        self._changes, self._began_s = changes, asyncio.get_running_loop().time()
+        self.holding, self.trouble, self.healing = True, "", ""
+        self._metrics.slot_held = 1
+        self._began(healed)
+
+    async def _watch(self, slots: Slots, published: Publication) -> None:
+        """Look at slot and publication now and then; raises when the session must start over."""
+        if not self._limit_told and await slots.unlimited():
+            log.warning("the server keeps log for the slot without a limit; set max_slot_wal_keep_size, see README.md")
+        self._limit_told = True
+        while True:
+            slot = await slots.slot()
+            if slot is None or slot.is_lost:
+                raise Unavailable("the slot is gone" if slot is None else "the slot was lost: the server removed log it needs")
+            if await slots.publication() != published:
+                raise Unavailable("the publication was altered")
+            self._slot = slot
+            if slot.danger != self._danger and slot.danger is not None:
+                log.warning("the slot may be lost soon", extra={"reason": slot.danger, "retained_bytes": slot.retained_bytes})
+            self._danger = slot.danger
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(slots.gone.wait(), self._config.watch_interval_s)
+                # A server that stops waits for its stream to be read to the end, or to be left.
+                raise Unavailable("the server ended our connection")
+
+    async def _ensure_slot(self, stream: Replication, slots: Slots, store: RollupStore) -> tuple[Position, Publication, bool]:
+        """The position to go on from, what is published, and whether all was made anew because they did not belong together."""
+        name = self._config.slot
+        server = await stream.identify()
+        slot = await slots.slot()  # before the position: what is confirmed is never past a position read later
+        if slot is not None and not slot.ours:
+            raise JudgifyError(f"the replication slot {name} belongs to another database of this server; set change.slot")
+        published, stored = await slots.publication(), await store.stored()
+        together = self._judgments is self._rollups
+        finding = diagnose(server, slot, published, stored, together=together, used=await store.used())
+        if self._start_over:
+            finding = Finding("corrupt", {"message": self._start_over})
+        if finding is not None:
+            if finding.reason == "first":  # ones that came since we started were not missed
+                finding.details["judgments"] = await slots.judgments_before(self._made_at)
+            return *await self._heal(stream, slots, store, finding, server, slot), True
+        assert stored is not None
+        await store.belongs_to(server, published)
+        return stored.position, published, False
+
+    async def _heal(
+        self, stream: Replication, slots: Slots, store: RollupStore, finding: Finding, server: Server, slot: Slot | None
+    ) -> tuple[Position, Publication]:
+        """A new slot, and all rollups as of the moment where it starts."""
+        self._healings += 1
+        gap = await store.open_gap(finding)
+        self.healing = gap.reason
+        facts = {"slot": self._config.slot, "reason": gap.reason, "gap": gap.number, "details": finding.details}
+        log.warning("making a new slot; the rollups are computed from the table", extra=facts)
+        try:
+            published = await slots.repair_publication()
+            if slot is not None:
+                await slots.drop()
+            consistent_lsn, snapshot = await stream.create_slot(self._config.slot)
+            position = Position(consistent_lsn, -1)
+            new = Stored(position, server.system_identifier, server.timeline, published.fingerprint)
+            await store.rebuild(snapshot, new, gap)
+        except (JudgifyError, asyncpg.PostgresError, *AWAY) as error:
+            with contextlib.suppress(JudgifyError, asyncpg.PostgresError, *AWAY):
+                await store.gap_failed(gap, str(error) or type(error).__name__)
+            raise Unavailable(
+                f"the rollups could not be computed anew ({gap.reason}): {error or type(error).__name__}"
+            ) from error
+        self._start_over = ""
+        log.info("the rollups were computed from the table", extra={"gap": gap.number, "position": str(position)})
+        return position, published
+
+
+async def _first_of(coroutines: Mapping[str, Coroutine[Any, Any, None]]) -> None:
+    """Run together until one of them ends, then end the others; raises what that one raised."""
+    tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in coroutines.items()]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

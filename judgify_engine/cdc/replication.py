@@ -15,8 +15,10 @@ import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
 
+from judgify_engine.core.healing import Server
 from judgify_engine.errors import DatabaseUnavailable
 from judgify_engine.units import format_lsn, parse_lsn
+from judgify_engine.wire.pgoutput import MARK
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +84,19 @@ class Replication:
         row = await self.command(f"CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'export')")
         return parse_lsn(row[1]), str(row[2])
 
+    async def identify(self) -> Server:
+        """Which server this is, and how far its log goes."""
+        row = await self.command("IDENTIFY_SYSTEM")
+        return Server(str(row[0]), int(row[1]), parse_lsn(row[2]))
+
+    async def mark(self) -> None:
+        """Write a mark into the log (see `SlotStore.mark`), before `start`.
+
+        As long as no message has come, libpq's wrapper answers the server's keepalives with their own LSN, which may be past
+        the position. With a mark ahead there is a message before the server has reason to ask.
+        """
+        await self.command(f"SELECT pg_logical_emit_message(true, '{MARK}', '')")
+
     async def borrow_snapshot(self, slot: str) -> tuple[int, str]:
         """A snapshot whose LSN is known, by a slot that ends with this session; it lasts until the session's next command."""
         row = await self.command(f"CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')")
@@ -89,7 +104,7 @@ class Replication:
 
     async def start(self, slot: str, publication: str) -> None:
         """Begin to stream from what was last confirmed. Raises DatabaseUnavailable."""
-        options = f"proto_version '1', publication_names '{publication}', binary 'true'"
+        options = f"proto_version '1', publication_names '{publication}', binary 'true', messages 'true'"
 
         def start() -> None:
             self._cursor.start_replication_expert(
@@ -141,7 +156,11 @@ class Replication:
             self._waiter.set_result(None)
 
     def confirm(self, lsn: int) -> None:
-        """Tell the server that all before `lsn` is safe. Raises DatabaseUnavailable when the stream ended."""
+        """Tell the server that all before `lsn` is safe. Raises DatabaseUnavailable when the stream ended.
+
+        `lsn` must be before the end of the last transaction that was read: else psycopg2 takes it that all that came is
+        safe, and from then on confirms by itself whatever LSN a keepalive names.
+        """
         try:
             self._cursor.send_feedback(write_lsn=lsn, flush_lsn=lsn, apply_lsn=lsn, force=True)
         except psycopg2.Error as error:

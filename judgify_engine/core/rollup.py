@@ -124,6 +124,11 @@ class Delta:
         self.last_commit_us = change.commit_time_us
         self.changes += 1
 
+    def finish_at(self, end_lsn: int) -> None:
+        """The last transaction is here in whole and the log goes on at `end_lsn`: the position moves to just before that."""
+        if self.changes:
+            self.position = Position(end_lsn - 1, 0)
+
     def _add_row(self, row: dict[str, Any], sign: int) -> None:
         tenant, workflow, created_us = row["tenant_id"], row["workflow_id"], row["created_at"]
         method, status = row["method_used"], row["status"]

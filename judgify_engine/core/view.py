@@ -49,6 +49,8 @@ class Snapshot(NamedTuple):
     """Bucket of the time frame (Unix seconds) to sums."""
     live: dict[int, Sums]
     """Bucket of 5 seconds to sums, the last 10 minutes."""
+    recomputing: bool = False
+    """There is no position: the rollups are being computed anew, these figures are of before."""
 
 
 class ViewState:
@@ -56,7 +58,7 @@ class ViewState:
 
     def __init__(self, key: ViewKey, snapshot: Snapshot) -> None:
         self.key = key
-        self.position = snapshot.position
+        self.position, self.recomputing = snapshot.position, snapshot.recomputing
         self._workflows = snapshot.workflows
         self._results = snapshot.results
         self._chart, self._live = snapshot.chart, snapshot.live
@@ -170,6 +172,7 @@ class ViewState:
                 "tenant_id": self.key.tenant_id,
                 "workflow_id": self.key.workflow_id,
                 "position": str(self.position),
+                "recomputing": self.recomputing,
                 "server_time": round(now_s, 3),
                 "rate_per_s": round(self.rate(now_s), 2),
                 "summary": summary_of(self._total, self._results, _p95_ms(self._frame)),

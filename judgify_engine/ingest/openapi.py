@@ -13,6 +13,7 @@ from judgify_engine.core.view import BUCKETS_S, CHARTS
 from judgify_engine.ingest.metrics import FORMATS, MAX_METRICS
 from judgify_engine.ingest.workflows import WorkflowAnswer, WorkflowPage
 from judgify_engine.wire.answer import JudgmentAnswer, JudgmentPage, JudgmentRecord
+from judgify_engine.wire.gaps import GapPage
 from judgify_engine.wire.metrics import MetricsAnswer
 from judgify_engine.wire.problem import CONTENT_TYPE, Problem
 from judgify_engine.wire.quality import QualityReport
@@ -30,6 +31,7 @@ _TYPES = (
     WorkflowAnswer,
     WorkflowPage,
     Summary,
+    GapPage,
     MetricsAnswer,
     QualityReport,
     QuarantineRecord,
@@ -118,6 +120,10 @@ _OPERATIONS = (
         "get", "/api/v1/summary", "Metrics", "Figures, trends, alerts, and up to when they are verified", "read",
         {200: (Summary, "The summary.")}, (401, 403, 422, 503), None,
         (_parameter("timeframe", "query", {"enum": ["1h", "6h", "24h", "7d"], "default": "24h"}, "How far back."), _FILTERS[0]),
+    ),
+    _Operation(
+        "get", "/api/v1/gaps", "Metrics", "When changes may have been missed, and the rollups were computed anew", "read",
+        {200: (GapPage, "The newest first.")}, (401, 403, 422, 503), None, (_LIMIT,),
     ),
     _Operation(
         "get", "/api/v1/metrics", "Metrics", "Figures of metrics in buckets of time, or a chart; as JSON or CSV", "read",

@@ -48,7 +48,7 @@ class SummaryRoutes:
             summary=_period(read.now),
             trends=_trends(read.current, read.previous),
             quality=quality,
-            alerts=[*_quality_alerts(quality), *(_difference(row) for row in read.differences)],
+            alerts=[*_gap(read.gap), *_quality_alerts(quality), *(_difference(row) for row in read.differences)],
             verified_through=_text(read.verified_through),
             recomputing=read.recomputing,
         )
@@ -101,6 +101,14 @@ def _trends(current: Any, previous: Any) -> Trends:
 
 def _relative(now: float | None, before: float | None) -> float | None:
     return None if now is None or not before else round(now / before - 1, 6)
+
+
+def _gap(gap: tuple[str, datetime] | None) -> list[Alert]:
+    if gap is None or gap[0] == "first":
+        return []
+    reason, since = gap
+    detail = f"changes may have been missed ({reason}); all rollups are being computed anew, see GET /api/v1/gaps"
+    return [Alert(type="recomputing", severity="critical", detail=detail, from_=format_time(since))]
 
 
 def _difference(row: Any) -> Alert:

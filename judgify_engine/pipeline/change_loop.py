@@ -1,8 +1,12 @@
 """The way back from the log: receive, decode, roll up, confirm.
 
 Order of promises: a delta and its position commit together (`RollupWriter.apply`); only then followers hear of it; only then
-its transactions are confirmed to the server. So after any crash the server sends again what was not confirmed, and what was
-already applied is known by its position and skipped. Reading stops while a delta is being applied: nothing piles up here.
+its transactions are confirmed to the server, and never anything past the position: so a slot that is confirmed further was
+moved by somebody else (core/healing). After any crash the server sends again what was not confirmed, and what was already
+applied is known by its position and skipped. Reading stops while a delta is being applied: nothing piles up here.
+
+Where nothing is to be rolled up, but others write, the position must move all the same, or the server would keep their log for
+us. So a mark is written into the log, which comes by like a change: seldom enough that an idle database stays idle.
 """
 
 import asyncio
@@ -17,7 +21,7 @@ from judgify_engine.core.rollup import Delta
 from judgify_engine.core.tracking import Tracking, tracked_names
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.ports import ChangeSink, ChangeSource, RollupWriter
-from judgify_engine.units import Position
+from judgify_engine.units import KIB, Position
 from judgify_engine.wire.pgoutput import Commit, Decoder
 
 log = logging.getLogger(__name__)
@@ -46,7 +50,13 @@ WANTED: dict[str, frozenset[str] | None] = {
 }
 SLICE_MESSAGES = 200
 """Messages decoded before others get the event loop: about 2 ms."""
-IDLE_CONFIRM_S = 1.0
+LOOK_S = 1.0
+"""Longest wait for a message while there is nothing to roll up."""
+MARK_BYTES, MARK_S = 64 * KIB, 1.0
+"""Log of others after which a mark is due, and the least time between two. What a mark itself writes is far less."""
+MARK_SELDOM_BYTES, MARK_SELDOM_S = 4 * KIB, 60.0
+"""The same for a trickle."""
+MARK_TIMEOUT_S = 5.0
 
 
 class _Errand(NamedTuple):
@@ -69,7 +79,9 @@ class ChangeLoop:
         tracking: Tracking,
         config: ChangeConfig,
         metrics: Metrics,
+        mark: Callable[[], Awaitable[None]],
     ) -> None:
+        """`mark` writes a message into the log that comes by as a change which counts nowhere."""
         self._source, self._writer, self._sinks = source, writer, sinks
         self._config, self._metrics = config, metrics
         self._decoder = Decoder(WANTED)
@@ -77,8 +89,8 @@ class ChangeLoop:
         self._delta = Delta(applied, tracking)
         self._workflows: list[Change] = []
         self._gathering_since_s = 0.0
-        self._confirmable_lsn = 0
-        self._confirmed_at_s = 0.0
+        self._mark = mark
+        self._marked_at_s = 0.0
         self._errand: _Errand | None = None
         self.recorder: Callable[[Change], None] | None = None
         """Is shown every change of a judgment before it is rolled up."""
@@ -91,6 +103,7 @@ class ChangeLoop:
         """Until cancelled, or until the stream or the writer fails; then start anew from the stored position."""
         loop = asyncio.get_running_loop()
         messages = 0
+        self._marked_at_s = loop.time() - MARK_S
         while True:
             message = self._source.read()
             now_s = loop.time()
@@ -103,7 +116,7 @@ class ChangeLoop:
             elif message is None:
                 self.caught_up_s = now_s
                 await self._run_errand(self._source.wal_end)
-                self._confirm_idle(now_s)
+                await self._mark_idle(now_s)
                 await self._source.readable(self._wait_s(now_s))
             elif messages % SLICE_MESSAGES == 0:
                 await asyncio.sleep(0)
@@ -113,7 +126,7 @@ class ChangeLoop:
         if type(event) is Change:
             self._change(event, now_s)
         elif type(event) is Commit:
-            self._confirmable_lsn = event.end_lsn
+            self._delta.finish_at(event.end_lsn)
         elif type(event) is list:
             for change in event:
                 self._change(change, now_s)
@@ -178,7 +191,7 @@ class ChangeLoop:
 
     def _wait_s(self, now_s: float) -> float:
         if not self._delta.changes:
-            return IDLE_CONFIRM_S
+            return LOOK_S
         return max(0.0, self._gathering_since_s + self._config.flush_interval_s - now_s)
 
     async def _flush(self) -> None:
@@ -193,17 +206,24 @@ class ChangeLoop:
         self.applied = delta.position
         for sink in self._sinks:
             sink.rolled_up(delta, workflows)
-        self._confirm(self._confirmable_lsn, asyncio.get_running_loop().time())
+        self._source.confirm(self.applied.lsn)
+        self._metrics.confirmed_lsn = self.applied.lsn
 
-    def _confirm(self, lsn: int, now_s: float) -> None:
-        if lsn:
-            self._source.confirm(lsn)
-            self._confirmed_at_s = now_s
-            self._metrics.confirmed_lsn = lsn
+    def has_passed(self, lsn: int) -> bool:
+        """Whether all that was committed before `lsn` is rolled up."""
+        if self.applied.lsn >= lsn:
+            return True
+        return not self._delta.changes and not self._decoder.in_transaction and self._source.wal_end >= lsn
 
-    def _confirm_idle(self, now_s: float) -> None:
-        """Everything received is applied: the server may forget what it wrote for others, so it does not pile up."""
+    async def _mark_idle(self, now_s: float) -> None:
+        """Everything received is applied: have the position moved past what others wrote, when that is worth it."""
         self._metrics.wal_end_lsn = self._source.wal_end
-        if self._delta.changes or self._decoder.in_transaction or now_s - self._confirmed_at_s < IDLE_CONFIRM_S:
+        if self._delta.changes or self._decoder.in_transaction:
             return
-        self._confirm(max(self._source.wal_end, self._confirmable_lsn), now_s)
+        behind_bytes, since_s = self._source.wal_end - self.applied.lsn, now_s - self._marked_at_s
+        if (behind_bytes >= MARK_BYTES and since_s >= MARK_S) or (
+            behind_bytes >= MARK_SELDOM_BYTES and since_s >= MARK_SELDOM_S
+        ):
+            self._marked_at_s = now_s
+            async with asyncio.timeout(MARK_TIMEOUT_S):
+                await self._mark()

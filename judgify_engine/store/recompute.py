@@ -290,8 +290,11 @@ async def _pipe(source: Any, sql: str, target: Any, table: str) -> None:
         await source.copy_from_query(sql, output=chunks.put, format="binary", timeout=TIMEOUT_S)
         await chunks.put(None)
 
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(send(), name="recompute-read")
-        tasks.create_task(
-            target.copy_to_table(table, source=arriving(), format="binary", timeout=TIMEOUT_S), name="recompute-write"
-        )
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(send(), name="recompute-read")
+            tasks.create_task(
+                target.copy_to_table(table, source=arriving(), format="binary", timeout=TIMEOUT_S), name="recompute-write"
+            )
+    except ExceptionGroup as group:  # the reason that PostgreSQL gave, as callers sort it
+        raise group.exceptions[0] from group

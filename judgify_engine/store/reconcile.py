@@ -1,6 +1,7 @@
 """The two sides of the comparison, and its books. One arm reads the table itself, never what the stream said of it."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ from judgify_engine.core.samples import ALL_WORKFLOWS, EXECUTION_TIME, FINE_S, H
 from judgify_engine.errors import Unavailable
 from judgify_engine.store.pool import Database
 from judgify_engine.store.retention import retained_from
+from judgify_engine.units import parse_lsn
+from judgify_engine.wire.pgoutput import MARK
 
 STATEMENT_TIMEOUT_S = 60.0
 BEHIND_S = 20.0
@@ -51,9 +54,9 @@ _FINE = _buckets(LIVE_S, "=")
 # Everything that is kept of whole hours: each must say the same.
 _BY_HOUR = (_HOURLY, _buckets(HOUR_S, "="), _buckets(HOUR_S, "<>"))
 _BY_FINE = (_buckets(FINE_S, "="), _buckets(FINE_S, "<>"))
-# Everything before an LSN is rolled up when the position has passed it, or, with nothing more to read, when it is confirmed.
+# Everything before an LSN is rolled up when the position has passed it.
 _PASSED = "SELECT EXISTS (SELECT FROM cdc_positions WHERE slot_name = $1 AND commit_lsn >= $2::text::pg_lsn)"
-_CONFIRMED = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND confirmed_flush_lsn >= $2::text::pg_lsn)"
+_MARK = f"SELECT pg_logical_emit_message(true, '{MARK}', '')"
 _SAVE = """
 INSERT INTO reconciliation AS r (slot_name, verified_through, rows_compared) VALUES ($1, $2, $3)
 ON CONFLICT (slot_name) DO UPDATE SET verified_through = excluded.verified_through,
@@ -87,8 +90,17 @@ class Comparison(NamedTuple):
 class Books:
     """Compares slices of time and keeps the result. The databases may be one; `slot`: whose rollups."""
 
-    def __init__(self, judgments: Database, rollups: Database, slot: str, windows: Windows) -> None:
+    def __init__(
+        self,
+        judgments: Database,
+        rollups: Database,
+        slot: str,
+        windows: Windows,
+        has_passed: Callable[[int], bool] | None = None,
+    ) -> None:
+        """`has_passed`: whether all before an LSN is rolled up, as who reads the log knows; None: nobody here does."""
         self._judgments, self._rollups, self._slot, self._windows = judgments, rollups, slot, windows
+        self._has_passed = has_passed
 
     def fine_from_s(self, now_s: float) -> int:
         """Since when fine buckets are surely kept, at a whole hour."""
@@ -160,11 +172,17 @@ class Books:
     async def _reached(self, lsn: str) -> None:
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + BEHIND_S
+        marked = False
         while True:
-            for database, sql in ((self._rollups, _PASSED), (self._judgments, _CONFIRMED)):
-                async with database.query() as connection:
-                    if await connection.fetchval(sql, self._slot, lsn):
-                        return
+            if self._has_passed is not None and self._has_passed(parse_lsn(lsn)):
+                return
+            async with self._rollups.query() as connection:
+                if await connection.fetchval(_PASSED, self._slot, lsn):
+                    return
+            if self._has_passed is None and not marked:  # else the position of an idle database would not get there
+                async with self._judgments.query() as connection:
+                    await connection.execute(_MARK)
+                marked = True
             if loop.time() > deadline_s:
                 raise Behind(f"the rollups have not reached {lsn} within {BEHIND_S:.0f} s")
             await asyncio.sleep(POLL_S)

@@ -12,11 +12,12 @@ from typing import Any
 
 import asyncpg
 
+from judgify_engine.core.healing import Finding, Publication, Server, Stored
 from judgify_engine.core.rollup import Delta
 from judgify_engine.core.samples import HOUR_S, Windows, buckets_of, kept
 from judgify_engine.core.tracking import Tracking
 from judgify_engine.errors import DatabaseUnavailable, Unavailable
-from judgify_engine.store import recompute
+from judgify_engine.store import gaps, recompute
 from judgify_engine.store.pool import AWAY, Database
 from judgify_engine.store.retention import retained_from
 from judgify_engine.store.tracking import read_tracking
@@ -127,9 +128,21 @@ class RollupStore:
     def __init__(self, judgments: Database, connection: "asyncpg.Connection[Any]", slot: str, windows: Windows) -> None:
         self._judgments, self._connection, self._slot, self._windows = judgments, connection, slot, windows
 
-    async def position(self) -> Position | None:
-        """Up to where the rollups are computed; None: never."""
-        return await stored_position(self._connection, self._slot)
+    async def stored(self) -> Stored | None:
+        """Up to where the rollups are computed, and what that belongs to; None: never, or they are not whole."""
+        row = await self._connection.fetchrow(
+            "SELECT commit_lsn::text AS lsn, change_index, system_identifier, timeline, publication FROM cdc_positions"
+            " WHERE slot_name = $1",
+            self._slot,
+        )
+        if row is None:
+            return None
+        position = Position(parse_lsn(row["lsn"]), row["change_index"])
+        return Stored(position, row["system_identifier"], row["timeline"], row["publication"])
+
+    async def used(self) -> bool:
+        """Whether there are rollups."""
+        return bool(await self._connection.fetchval("SELECT EXISTS (SELECT FROM judgment_metrics_total)"))
 
     async def apply(self, delta: Delta) -> None:
         """Commit a delta with its position. Raises Fenced, or DatabaseUnavailable (then it may or may not be committed)."""
@@ -141,14 +154,29 @@ class RollupStore:
         except AWAY as error:
             raise DatabaseUnavailable("PostgreSQL is away; the rollup goes on when it is back") from error
 
-    async def forget_position(self) -> None:
-        """Before a new slot is made: until the rollups are computed, there is no position, so a crash starts over."""
-        await self._connection.execute("DELETE FROM cdc_positions WHERE slot_name = $1", self._slot)
+    async def belongs_to(self, server: Server, publication: Publication) -> None:
+        """Keep what the position belongs to, where it is not known or may rightly be another."""
+        await self._connection.execute(
+            "UPDATE cdc_positions SET system_identifier = $2, timeline = $3, publication = $4 WHERE slot_name = $1"
+            " AND (system_identifier, timeline, publication) IS DISTINCT FROM ($2, $3, $4)",
+            self._slot,
+            server.system_identifier,
+            server.timeline,
+            publication.fingerprint,
+        )
 
-    async def rebuild(self, snapshot: str, position: Position) -> None:
+    async def open_gap(self, finding: Finding) -> gaps.OpenGap:
+        """Before a new slot is made: until the rollups are computed, there is no position, so a crash starts over."""
+        return await gaps.begin(self._connection, self._slot, finding)
+
+    async def gap_failed(self, gap: gaps.OpenGap, reason: str) -> None:
+        """Keep why the rollups could not be computed."""
+        await gaps.failed(self._connection, gap, reason)
+
+    async def rebuild(self, snapshot: str, new: Stored, gap: gaps.OpenGap) -> None:
         """Compute all rollups from the table, as of an exported snapshot, and set the position to where a new slot starts.
 
-        In one transaction: a crash leaves what was there before.
+        In one transaction, which also closes the gap: a crash leaves what was there before.
         """
         target = self._connection
         async with self._judgments.session(snapshot) as source:
@@ -159,15 +187,21 @@ class RollupStore:
             source_rows = await source.fetch(recompute.REFUSED, timeout=recompute.TIMEOUT_S)
         async with target.transaction():
             await target.execute("SELECT pg_advisory_xact_lock($1)", SWAP_LOCK)
+            await gaps.count_before(target, gap)
+            await target.execute("DELETE FROM reconciliation WHERE slot_name = $1", self._slot)
             await recompute.empty(target, span.start)
             await recompute.swap(target, span)
             await recompute.count_refused(source_rows, target)
+            await gaps.close(target, gap, format_lsn(new.position.lsn))
             await target.execute(
-                "INSERT INTO cdc_positions (slot_name, commit_lsn, change_index) VALUES ($1, $2::text::pg_lsn, $3)",
+                "INSERT INTO cdc_positions (slot_name, commit_lsn, change_index, system_identifier, timeline, publication)"
+                " VALUES ($1, $2::text::pg_lsn, $3, $4, $5, $6)",
                 self._slot,
-                format_lsn(position.lsn),
-                position.index,
+                format_lsn(new.position.lsn),
+                new.position.index,
+                *new[1:],
             )
+        await target.execute("DISCARD TEMP")
 
     async def _retained_from(self) -> datetime:
         """From when on all judgments are there."""

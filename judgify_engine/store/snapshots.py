@@ -43,18 +43,19 @@ class SnapshotReader:
             self._database.query(may_be_slow=True) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            position = await stored_position(connection, self._slot) or START
+            position = await stored_position(connection, self._slot)
             workflows = await connection.fetch(_WORKFLOWS, *who)
             results = await connection.fetch(_RESULTS, *who)
             place = key.tenant_id, key.workflow_id or ALL_WORKFLOWS
             chart = await connection.fetch(_BUCKETS, *place, HOUR_S if width_s >= HOUR_S else FINE_S, since)
             live = await connection.fetch(_BUCKETS, *place, LIVE_S, live_since)
         return Snapshot(
-            position,
+            position or START,
             {row["workflow_id"]: _sums(row) for row in workflows},
             {row["result"]: row["total"] for row in results},
             _in_buckets(chart, width_s),
             _in_buckets(live, LIVE_S),
+            recomputing=position is None,
         )
 
 

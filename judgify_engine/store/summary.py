@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from judgify_engine.core.samples import ALL_WORKFLOWS, CONFIDENCE, EXECUTION_TIME, FINE_S, HOUR_S
+from judgify_engine.store import gaps
 from judgify_engine.store.pool import Database
 from judgify_engine.store.quality import FRAMES, read_quality, whole_hours
 
@@ -49,6 +50,8 @@ class Read(NamedTuple):
     differences: list[Any]
     verified_through: datetime | None
     recomputing: bool
+    gap: tuple[str, datetime] | None
+    """Why all rollups are computed anew right now, and since when that is known."""
 
 
 class SummaryReader:
@@ -82,4 +85,7 @@ class SummaryReader:
             differences = await connection.fetch(_DIFFERENCES, self._slot, tenant_id)
             through = await connection.fetchval("SELECT verified_through FROM reconciliation WHERE slot_name = $1", self._slot)
             position = await connection.fetchval("SELECT commit_lsn FROM cdc_positions WHERE slot_name = $1", self._slot)
-        return Read(now, current, previous, stored, wrong, list(differences), through, position is None)
+            gap = await gaps.open_one(connection, self._slot)
+        if position is None:  # what was found equal are no longer the figures of the table
+            through = None
+        return Read(now, current, previous, stored, wrong, list(differences), through, position is None, gap)

@@ -1,8 +1,8 @@
 """The logical replication messages of `pgoutput`, protocol version 1, columns in binary. Pure.
 
 Source: PostgreSQL documentation, "Logical Replication Message Formats". One call takes one whole message; one that is cut
-anywhere, or holds anything else than the format says, raises Corrupt: a row is never half read. Types, origins and logical
-messages are passed over unread.
+anywhere, or holds anything else than the format says, raises Corrupt: a row is never half read. Types, origins and the logical
+messages of others are passed over unread; one of ours, a mark, is a change of the table `MARK`, without rows.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,6 +40,9 @@ class _Relation(NamedTuple):
     columns: tuple[_Column, ...]
 
 
+MARK = "judgify"
+"""The prefix of our own logical messages."""
+_MARK = b"M\x01"
 UNCHANGED = object()
 """A large value that an update did not touch and the log therefore does not repeat; taken from the old row."""
 
@@ -137,7 +140,10 @@ class Decoder:
             tables = [self._relations[_u32(message, 6 + 4 * i)[0]].table for i in range(count)]
             _expect_end(message, 6 + 4 * count)
             return [self._change(table, None, None) for table in tables]
-        if kind in (b"Y", b"O", b"M"):
+        if kind == b"M":
+            prefix, _ = _read_name(message, 10)
+            return self._change(MARK, None, None) if prefix == MARK and message[:2] == _MARK else None
+        if kind in (b"Y", b"O"):
             return None
         raise Corrupt(f"an unknown replication message {kind!r}")
 

@@ -17,8 +17,8 @@ from support.engine import Engine
 from support.waiting import until
 
 FIELDS = {
-    "type", "dashboard_id", "tenant_id", "workflow_id", "position", "server_time", "rate_per_s", "summary", "timeframe",
-    "bucket_s", "charts", "live_bucket_s", "live_window_s", "live", "workflows",
+    "type", "dashboard_id", "tenant_id", "workflow_id", "position", "recomputing", "server_time", "rate_per_s", "summary",
+    "timeframe", "bucket_s", "charts", "live_bucket_s", "live_window_s", "live", "workflows",
 }  # fmt: skip
 EXECUTIONS = """
 INSERT INTO judgment_executions (tenant_id, workflow_id, input_data, final_result, confidence_score, method_used,

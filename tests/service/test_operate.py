@@ -124,8 +124,11 @@ PAGE = {
 
 def routes_of_the_application() -> set[tuple[str, str]]:
     """What the parts register, without starting any of them."""
+    from judgify_engine.ingest.gaps import GapRoutes
     from judgify_engine.ingest.judgments import JudgmentRoutes
+    from judgify_engine.ingest.metrics import MetricsRoutes
     from judgify_engine.ingest.operate import OperateRoutes
+    from judgify_engine.ingest.quality import QualityRoutes
     from judgify_engine.ingest.quarantine import QuarantineRoutes
     from judgify_engine.ingest.summary import SummaryRoutes
     from judgify_engine.ingest.workflows import WorkflowRoutes
@@ -133,7 +136,18 @@ def routes_of_the_application() -> set[tuple[str, str]]:
     from judgify_engine.live.session import DashboardRoutes
 
     found = set()
-    groups = (JudgmentRoutes, QuarantineRoutes, SummaryRoutes, OperateRoutes, WorkflowRoutes, PageRoutes, DashboardRoutes)
+    groups = (
+        JudgmentRoutes,
+        GapRoutes,
+        MetricsRoutes,
+        QualityRoutes,
+        QuarantineRoutes,
+        SummaryRoutes,
+        OperateRoutes,
+        WorkflowRoutes,
+        PageRoutes,
+        DashboardRoutes,
+    )
     for group in groups:
         for route in group.routes(group.__new__(group)):
             found.add((route.method, re.sub(r"\{(\w+):[^/]*\}(?=/|$)", r"{\1}", route.path)))

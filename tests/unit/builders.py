@@ -93,6 +93,10 @@ def commit(lsn: int, end_lsn: int, time_us: int = T0 * 1_000_000) -> bytes:
     return b"C" + pack(">BQQq", 0, lsn, end_lsn, time_us - EPOCH_2000_US)
 
 
+def message(prefix: str, content: bytes = b"", *, transactional: bool = True) -> bytes:
+    return b"M" + pack(">BQ", transactional, 99) + prefix.encode() + b"\0" + pack(">I", len(content)) + content
+
+
 def relation(oid: int, table: str, columns: list[tuple[str, int]], identity: bytes = b"f") -> bytes:
     parts = [b"R", pack(">I", oid), b"public\0", table.encode(), b"\0", identity, pack(">H", len(columns))]
     for name, type_oid in columns:

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from judgify_engine.core.rules import WorkflowDefinition
 from judgify_engine.errors import JudgifyError
+from judgify_engine.ingest.gaps import GapRoutes
 from judgify_engine.ingest.judgments import JudgmentRoutes
 from judgify_engine.ingest.metrics import MetricsRoutes
 from judgify_engine.ingest.openapi import build_openapi
@@ -37,6 +38,7 @@ def routes() -> list[web.RouteDef]:
         QualityRoutes(anything, anything),
         OperateRoutes(anything, anything, Metrics(), anything, anything, b""),
         DashboardRoutes(anything, anything, Metrics()),
+        GapRoutes(anything, anything),
     ]
     return [route for group in groups for route in group.routes()]
 

@@ -14,7 +14,7 @@ from judgify_engine.core.rollup import Delta
 from judgify_engine.core.tracking import Tracking
 from judgify_engine.errors import Corrupt, DatabaseUnavailable
 from judgify_engine.observe.metrics import Metrics
-from judgify_engine.pipeline.change_loop import ChangeLoop
+from judgify_engine.pipeline.change_loop import MARK_BYTES, ChangeLoop
 from judgify_engine.units import START, Position
 
 AT_ONCE = ChangeConfig(flush_interval_s=0.000_001)
@@ -32,6 +32,7 @@ class MemoryLog:
         self.wal_end = 0
         self.confirmed: list[tuple[int, Position]] = []
         """Each confirmed LSN, and the position stored at that moment."""
+        self.marks = 0
 
     def read(self) -> bytes | None:
         return self._messages.pop(0) if self._messages else None
@@ -42,6 +43,9 @@ class MemoryLog:
 
     def confirm(self, lsn: int) -> None:
         self.confirmed.append((lsn, self._store.position))
+
+    async def mark(self) -> None:
+        self.marks += 1
 
 
 class MemoryStore:
@@ -99,7 +103,7 @@ async def follow(
     source.wal_end = wal_end
     config = config or ChangeConfig(flush_interval_s=3600.0, max_rows=max_rows)
     with pytest.raises(EndOfLog):
-        await ChangeLoop(source, store, [follower], store.position, Tracking(), config, metrics or Metrics()).run()
+        await ChangeLoop(source, store, [follower], store.position, Tracking(), config, metrics or Metrics(), source.mark).run()
     return source, follower
 
 
@@ -116,7 +120,7 @@ async def test_changes_reach_the_rollup_and_then_the_followers() -> None:
     store = MemoryStore()
     _, follower = await follow([RELATION, *inserts(100, 3)], store, config=AT_ONCE)
     assert store.counts == {("demo", "ok"): 3}
-    assert store.position == Position(100, 2)
+    assert store.position == Position(107, 0), "just before the end of the transaction"
     assert [told[2] for told in follower.told] == [delta.position for delta in store.deltas]
 
 
@@ -124,9 +128,9 @@ async def test_nothing_is_confirmed_before_it_is_applied() -> None:
     for max_rows in (1, 2, 3, 5, 100):
         store = MemoryStore()
         log, _ = await follow([RELATION, *inserts(100, 3), *inserts(200, 2), *inserts(300, 4)], store, max_rows=max_rows)
-        last = {108: Position(100, 2), 208: Position(200, 1), 308: Position(300, 3)}
+        assert log.confirmed or max_rows == 100
         for lsn, stored in log.confirmed:
-            assert stored >= last[lsn]
+            assert lsn <= stored.lsn, "a slot that is confirmed past the stored position counts as moved by somebody else"
         assert [lsn for lsn, _ in log.confirmed] == sorted(lsn for lsn, _ in log.confirmed)
 
 
@@ -135,23 +139,46 @@ async def test_a_failed_apply_confirms_nothing_and_tells_nobody() -> None:
     store.trouble = {0: "before"}
     log, follower = MemoryLog([RELATION, *inserts(100, 3)], store), Follower(store)
     with pytest.raises(DatabaseUnavailable):
-        await ChangeLoop(log, store, [follower], START, Tracking(), ChangeConfig(max_rows=2), Metrics()).run()
+        await ChangeLoop(log, store, [follower], START, Tracking(), ChangeConfig(max_rows=2), Metrics(), log.mark).run()
     assert (log.confirmed, follower.told, store.position) == ([], [], START)
 
 
-async def test_an_idle_log_is_confirmed_up_to_its_end() -> None:
-    """What others wrote must not pile up in the server."""
+async def test_a_whole_transaction_is_confirmed_to_just_before_its_end() -> None:
+    """Not past it: psycopg2 would take it that all is safe and confirm whatever a keepalive names."""
     store = MemoryStore()
-    log, _ = await follow([RELATION, b.begin(100), b.commit(100, 108), None], store, wal_end=900)
-    assert log.confirmed[-1][0] == 900
+    log, _ = await follow([RELATION, *inserts(100, 3), *inserts(200, 1), *inserts(300, 1)], store, max_rows=4)
+    assert log.confirmed == [(200, Position(200, 0))], "the end of this one has not come yet"
+    store = MemoryStore()
+    log, _ = await follow([RELATION, *inserts(100, 3)], store, config=AT_ONCE)
+    assert log.confirmed[-1] == (107, Position(107, 0))
 
 
-async def test_an_idle_log_is_not_confirmed_past_an_open_transaction_or_unapplied_changes() -> None:
+async def test_an_idle_log_is_marked_when_others_wrote_much() -> None:
+    """What others wrote must not pile up in the server; and what we write for that must not need the same again."""
+    behind = Position(10_000_000, 0)
+    for written, marks in ((MARK_BYTES, 1), (MARK_BYTES - 1, 0), (0, 0)):
+        log, _ = await follow([None, None, None], MemoryStore(behind), wal_end=behind.lsn + written)
+        assert log.marks == marks, written
+        assert log.confirmed == []
+
+
+async def test_a_mark_moves_the_position_and_is_confirmed() -> None:
+    store = MemoryStore()
+    messages = [b.begin(100), b.message("others"), b.message("judgify"), b.commit(100, 108), None]
+    log, follower = await follow(messages, store, config=AT_ONCE)
+    assert (store.position, store.counts) == (Position(107, 0), {})
+    assert log.confirmed == [(107, Position(107, 0))]
+    assert len(follower.told) == 1
+    await follow([b.message("others"), b.begin(200), b.message("others"), b.commit(200, 208), None], store, config=AT_ONCE)
+    assert store.position == Position(107, 0), "messages of others are not ours"
+
+
+async def test_an_idle_log_is_not_marked_inside_a_transaction_or_with_unapplied_changes() -> None:
     opened = [RELATION, b.begin(100), None, None]
     gathered = [RELATION, *inserts(100, 2), None, None]
     for messages in (opened, gathered):
-        log, _ = await follow(messages, MemoryStore(), wal_end=900)
-        assert log.confirmed == []
+        log, _ = await follow(messages, MemoryStore(), wal_end=10 * MARK_BYTES)
+        assert (log.marks, log.confirmed) == (0, [])
 
 
 async def test_changes_at_or_before_the_stored_position_are_skipped() -> None:
@@ -159,7 +186,7 @@ async def test_changes_at_or_before_the_stored_position_are_skipped() -> None:
     metrics = Metrics()
     await follow([RELATION, *inserts(100, 3), *inserts(200, 2), *inserts(300, 1)], store, config=AT_ONCE, metrics=metrics)
     assert store.counts == {("demo", "ok"): 2}
-    assert store.position == Position(300, 0)
+    assert store.position == Position(307, 0)
     assert (metrics.changes_skipped, metrics.changes_applied) == (4, 2)
 
 
@@ -189,10 +216,10 @@ async def test_what_comes_again_after_a_failure_is_not_doubled(when: str) -> Non
     messages = [RELATION, *inserts(100, 3), *inserts(200, 3)]
     log, follower = MemoryLog(messages, store), Follower(store)
     with pytest.raises(DatabaseUnavailable):
-        await ChangeLoop(log, store, [follower], START, Tracking(), ChangeConfig(max_rows=2), Metrics()).run()
+        await ChangeLoop(log, store, [follower], START, Tracking(), ChangeConfig(max_rows=2), Metrics(), log.mark).run()
     await follow(messages, store, config=AT_ONCE)
     assert store.counts == {("demo", "ok"): 6}
-    assert store.position == Position(200, 2)
+    assert store.position >= Position(200, 2)
 
 
 async def test_updates_deletes_and_truncates_take_back() -> None:
@@ -222,7 +249,7 @@ async def test_changes_of_workflows_go_to_the_followers_only() -> None:
     ((delta, workflows, stored),) = follower.told
     assert workflows[0].new == {"tenant_id": "demo", "workflow_id": "w", "version": 2, "definition": '{"default": {}}',
                                 "updated_at": b.EPOCH_2000_US}  # fmt: skip
-    assert stored == delta.position == Position(100, 0)
+    assert stored == delta.position == Position(107, 0)
     assert store.counts == {}
 
 
@@ -248,7 +275,7 @@ async def test_a_judgment_changed_without_its_old_row_stops_the_loop_with_the_re
     store = MemoryStore()
     log = MemoryLog([RELATION, *inserts(100, 1), b.begin(200), message, b.commit(200, 208)], store)
     with pytest.raises(Corrupt, match="REPLICA IDENTITY"):
-        await ChangeLoop(log, store, [], START, Tracking(), AT_ONCE, Metrics()).run()
+        await ChangeLoop(log, store, [], START, Tracking(), AT_ONCE, Metrics(), log.mark).run()
 
 
 async def test_after_a_failure_the_lag_is_told_right() -> None:
@@ -256,8 +283,9 @@ async def test_after_a_failure_the_lag_is_told_right() -> None:
     store, metrics = MemoryStore(), Metrics()
     store.trouble = {0: "before"}
     messages = [RELATION, *inserts(100, 5)]
+    log = MemoryLog(messages, store)
     with pytest.raises(DatabaseUnavailable):
-        await ChangeLoop(MemoryLog(messages, store), store, [], START, Tracking(), ChangeConfig(max_rows=5), metrics).run()
+        await ChangeLoop(log, store, [], START, Tracking(), ChangeConfig(max_rows=5), metrics, log.mark).run()
     await follow(messages, store, config=AT_ONCE, metrics=metrics)
     metrics.slot_held = 1
     told = {sample.name: sample.value for family in metrics.collect() for sample in family.samples}
@@ -268,7 +296,7 @@ async def test_a_corrupt_message_stops_the_loop_and_confirms_nothing_of_it() -> 
     store = MemoryStore()
     log = MemoryLog([RELATION, *inserts(100, 1)[:-1], b"I\0\0", b.commit(100, 108)], store)
     with pytest.raises(Corrupt):
-        await ChangeLoop(log, store, [], START, Tracking(), ChangeConfig(flush_interval_s=3600.0), Metrics()).run()
+        await ChangeLoop(log, store, [], START, Tracking(), ChangeConfig(flush_interval_s=3600.0), Metrics(), log.mark).run()
     assert log.confirmed == []
 
 
@@ -304,7 +332,7 @@ async def test_whatever_fails_wherever_it_is_cut_the_sums_are_those_of_the_rows(
         log = MemoryLog(messages, store)
         config = ChangeConfig(flush_interval_s=3600.0, max_rows=rng.randrange(1, 9))
         with pytest.raises((EndOfLog, DatabaseUnavailable)):
-            await ChangeLoop(log, store, [], store.position, Tracking(), config, Metrics()).run()
+            await ChangeLoop(log, store, [], store.position, Tracking(), config, Metrics(), log.mark).run()
     store.trouble = {}
     await follow(messages, store, config=ChangeConfig(max_rows=1))
     assert store.counts == {("demo", name): rows.count(name) for name in set(rows)}

@@ -43,6 +43,7 @@ export interface Message {
   readonly tenant_id?: string;
   readonly workflow_id?: string | null;
   readonly position?: string;
+  readonly recomputing?: boolean;
   readonly server_time: number;
   readonly rate_per_s?: number;
   readonly summary?: Partial<Summary>;

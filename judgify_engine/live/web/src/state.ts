@@ -14,6 +14,8 @@ export interface State {
   readonly tenantId: string | null;
   readonly workflowId: string | null;
   readonly position: string;
+  /** The rollups are being computed anew: the figures are of before. */
+  readonly recomputing: boolean;
   /** Server's clock when the latest message was made, Unix seconds. */
   readonly serverTime: number;
   /** Our clock when it arrived, in seconds since any origin that stays the same. */
@@ -52,6 +54,7 @@ export const initialState: State = {
   tenantId: null,
   workflowId: null,
   position: "",
+  recomputing: false,
   serverTime: 0,
   receivedAt: 0,
   clockOffset: 0,
@@ -88,6 +91,7 @@ export function apply(state: State, message: Message, receivedAt: number): State
     tenantId: message.tenant_id ?? base.tenantId,
     workflowId: message.workflow_id === undefined ? base.workflowId : message.workflow_id,
     position: message.position ?? base.position,
+    recomputing: message.recomputing ?? base.recomputing,
     serverTime: message.server_time,
     receivedAt,
     clockOffset: full ? offset : Math.max(offset, base.clockOffset),

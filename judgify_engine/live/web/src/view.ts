@@ -46,6 +46,7 @@ export function renderConnection(state: State, status: Status, now: number): voi
   setAttribute(pill, "title", status.kind === "reconnecting" && status.reason ? `Because ${status.reason}` : "");
   byId("retry").hidden = !wait;
   setFigure("position", state.position, state.position || format.none);
+  byId("recomputing").hidden = !state.recomputing;
   const age = now - state.receivedAt;
   setFigure("updated", state.ready ? Math.round(age * 10) / 10 : null, state.ready ? format.age(age) : format.none);
 }

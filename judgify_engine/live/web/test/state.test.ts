@@ -63,6 +63,8 @@ test("an update overlays what it carries and keeps the rest", () => {
   const before = started();
   const after = apply(before, update({ position: "0/2-1", rate_per_s: 20, live: [[t0 - 5, 70, 2, 5, 8], [t0, 3, 0, 4, 4]] }), 101);
   assert.equal(after.position, "0/2-1");
+  assert.equal(after.recomputing, false);
+  assert.equal(apply(after, update({ position: "0/0-0", recomputing: true }), 102).recomputing, true);
   assert.equal(after.ratePerS, 20);
   assert.equal(after.summary, before.summary);
   assert.equal(after.charts, before.charts, "unchanged charts keep their identity, so nothing is drawn again");
