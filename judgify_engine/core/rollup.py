@@ -20,6 +20,8 @@ from judgify_engine.units import START, Position
 
 RESULT_CHARS = 64
 REMEMBERED_CHARS = 1024
+RECENT_S = 60
+"""What was created longer before its commit is counted by `LIVE_S`, not by the second: only live rates need seconds."""
 COMPLETED, FAILED = "completed", "failed"
 UNTRACKED = Tracking()
 REFUSED, STORED = "refused", "stored"
@@ -54,7 +56,7 @@ class Sums(msgspec.Struct):
 QualityKey = tuple[str, str, int, str, str]
 """tenant, workflow, hour (Unix), `REFUSED` or `STORED`, kind (core/quality)."""
 SecondKey = tuple[str, str, int, str]
-"""tenant, workflow, second (Unix) of creation, status."""
+"""tenant, workflow, second (Unix) of creation (of old ones: their bucket of `LIVE_S`), status."""
 _Values = dict[int, int]
 """Value to how often it came, less how often it was taken back."""
 
@@ -97,10 +99,11 @@ class Delta:
             self.streamed.clear()
             self.quality = {key: count for key, count in self.quality.items() if key[3] == REFUSED}
             return
+        recent_s = change.commit_time_us // 1_000_000 - RECENT_S
         if change.new is not None:
-            self._add_row(change.new, 1)
+            self._add_row(change.new, 1, recent_s)
         if change.old is not None:
-            self._add_row(change.old, -1)
+            self._add_row(change.old, -1, recent_s)
 
     @property
     def holds_something(self) -> bool:
@@ -129,13 +132,14 @@ class Delta:
         if self.changes:
             self.position = Position(end_lsn - 1, 0)
 
-    def _add_row(self, row: dict[str, Any], sign: int) -> None:
+    def _add_row(self, row: dict[str, Any], sign: int, recent_s: int) -> None:
         tenant, workflow, created_us = row["tenant_id"], row["workflow_id"], row["created_at"]
         method, status = row["method_used"], row["status"]
         second = created_us // 1_000_000
         window = self._window
         if window is None or window[0] <= second < window[1]:
-            key = (tenant, workflow, second, method, status)
+            cell = second if second >= recent_s else second - second % LIVE_S
+            key = (tenant, workflow, cell, method, status)
             judged = self._judged.get(key)
             if judged is None:
                 judged = self._judged[key] = ({}, {})

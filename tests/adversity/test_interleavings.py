@@ -135,7 +135,8 @@ class Script:
             return
         self.engine.kill()
         await self.delete()
-        await self.sql(f"SELECT pg_drop_replication_slot('{self.database.slot}')")
+        slot = f"FROM pg_replication_slots WHERE slot_name = '{self.database.slot}'"
+        await self.sql(f"SELECT pg_drop_replication_slot(slot_name) {slot}")  # it may not be made yet
         await self.insert()
         await asyncio.to_thread(self.engine.start)
 

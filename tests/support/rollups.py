@@ -1,5 +1,6 @@
 """The rollups recomputed by SQL from the table alone, to be compared row by row with what the engine wrote."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from judgify_engine.core.histogram import slot_sql
@@ -66,7 +67,7 @@ _RESULT_TOTAL_KEPT = """
 SELECT tenant_id, workflow_id, result, total_executions FROM judgment_results_total WHERE total_executions <> 0
 """
 _BUCKET = "to_timestamp(floor(extract(epoch FROM time) / {width}) * {width})"
-_KEPT_SINCE = {5: "now() - interval '5 hours'", 300: "now() - interval '300 days'", 3600: "'2000-01-01Z'"}
+_KEPT_SINCE = {5: "@now - interval '5 hours'", 300: "@now - interval '300 days'", 3600: "'2000-01-01Z'"}
 _BUCKETS_EXPECTED = _VALUES + "UNION ALL ".join(
     f"""
 SELECT tenant_id, coalesce(workflow_id, '') AS workflow_id, metric, {width} AS width_s, {_BUCKET.format(width=width)} AS bucket,
@@ -99,13 +100,13 @@ _SAMPLES_EXPECTED = (
     _VALUES
     + f"""
 SELECT tenant_id, workflow_id, metric, {_BUCKET.format(width=300)} AS bucket, method_used, status, count(*), sum(v) / 1000000
-  FROM values_ WHERE time > now() - interval '300 days' GROUP BY 1, 2, 3, 4, 5, 6
+  FROM values_ WHERE time > @now - interval '300 days' GROUP BY 1, 2, 3, 4, 5, 6
 """
 )
 _SAMPLES_KEPT = f"""
 SELECT tenant_id, workflow_id, metric_name, {_BUCKET.format(width=300)} AS bucket, dimensions ->> 'method',
        dimensions ->> 'status', sum(count), sum(sum)
-  FROM judgment_metrics_timeseries WHERE time > now() - interval '300 days' AND metric_name <> 'execution_count'
+  FROM judgment_metrics_timeseries WHERE time > @now - interval '300 days' AND metric_name <> 'execution_count'
  GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(count) <> 0 OR sum(sum) <> 0
 """
 _QUALITY_EXPECTED = """
@@ -124,11 +125,11 @@ _STREAMED_EXPECTED = "SELECT tenant_id, date_trunc('hour', created_at, 'UTC'), c
 _STREAMED_KEPT = "SELECT tenant_id, hour, inserted - deleted FROM judgments_streamed WHERE inserted <> deleted"
 _COUNTS_KEPT = """
 SELECT tenant_id, workflow_id, sum(count)::bigint FROM judgment_metrics_timeseries
- WHERE metric_name = 'execution_count' AND time > now() - interval '300 days' GROUP BY 1, 2 HAVING sum(count) <> 0
+ WHERE metric_name = 'execution_count' AND time > @now - interval '300 days' GROUP BY 1, 2 HAVING sum(count) <> 0
 """
 _COUNTS_EXPECTED = """
 SELECT tenant_id, workflow_id, count(*) FROM judgment_executions
- WHERE to_timestamp(floor(extract(epoch FROM created_at) / 5) * 5) > now() - interval '300 days' GROUP BY 1, 2
+ WHERE to_timestamp(floor(extract(epoch FROM created_at) / 5) * 5) > @now - interval '300 days' GROUP BY 1, 2
 """
 
 
@@ -155,11 +156,13 @@ async def check_rollups(database: Database, within_s: float = 30.0, *, extremes:
         "judgments_streamed": (_STREAMED_EXPECTED, _STREAMED_KEPT),
         "execution_count": (_COUNTS_EXPECTED, _COUNTS_KEPT),
     }
+    # One moment for both sides: else what leaves the window between the two looks like a difference.
+    now = f"'{datetime.now(UTC).isoformat()}'::timestamptz"
     judgments, rollups = await database.connect(), await database.connect_rollups()
     try:
         for name, (expected_sql, kept_sql) in pairs.items():
-            expected = {_plain(row) for row in await judgments.fetch(expected_sql, timeout=120)}
-            kept = {_plain(row) for row in await rollups.fetch(kept_sql, timeout=120)}
+            expected = {_plain(row) for row in await judgments.fetch(expected_sql.replace("@now", now), timeout=120)}
+            kept = {_plain(row) for row in await rollups.fetch(kept_sql.replace("@now", now), timeout=120)}
             missing, extra = sorted(expected - kept, key=str)[:5], sorted(kept - expected, key=str)[:5]
             assert expected == kept, f"{name} differs from the table\n expected {missing}\n kept     {extra}"
         stored = await judgments.fetchval("SELECT count(*) FROM judgment_executions")
