@@ -126,7 +126,7 @@ def cut(changes: list[Change], cuts: list[int], tracking: Tracking = UNTRACKED) 
         yield delta
 
 
-@pytest.mark.parametrize("width_s", [1, LIVE_S, HOUR_S])
+@pytest.mark.parametrize("width_s", [LIVE_S, HOUR_S])
 @given(OPERATIONS, st.lists(st.integers(0, 30), max_size=8))
 def test_the_sums_are_those_of_the_surviving_rows_however_the_log_is_cut(
     width_s: int, operations: list[tuple[str, int, dict[str, Any]]], cuts: list[int]
@@ -347,3 +347,13 @@ def test_old_values_are_only_counted_by_the_hour() -> None:
     windows = Windows(live_s=HOUR_S, fine_s=5 * HOUR_S)
     assert kept(delta.samples, T0, windows) == []
     assert {key[3] for key in buckets_of(delta.samples, T0, windows)} == {HOUR_S}
+
+
+@given(st.lists(st.integers(-50, 0), min_size=1, max_size=20))
+def test_what_is_recent_is_counted_by_the_second(seconds: list[int]) -> None:
+    """The rate of the last seconds is made of it."""
+    delta = Delta()
+    for index, second in enumerate(seconds):
+        delta.add(change(index, None, row(created_at=(T0 + second) * 1_000_000)))
+    counts = {key[2]: sums.total for key, sums in delta.by(1).items()}
+    assert counts == {T0 + second: seconds.count(second) for second in seconds}
