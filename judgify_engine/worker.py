@@ -167,7 +167,12 @@ class Worker:
             return holder.follows
 
         registry = WorkflowRegistry(WorkflowStore(database), follows)
-        hub = Hub(SnapshotReader(rollups, config.change.slot), follows, config.live, metrics)
+        reconcile: ReconcileLoop
+
+        def verified_s() -> int | None:
+            return reconcile.verified_through_s if holder.holding else None
+
+        hub = Hub(SnapshotReader(rollups, config.change.slot), follows, config.live, metrics, verified_s)
         books = Books(database, rollups, config.change.slot, windows, lambda lsn: holder.has_passed(lsn))
         reconcile = ReconcileLoop(books, lambda: holder.holding, config.reconcile, metrics)
 

@@ -22,6 +22,8 @@ RATE_WINDOW_S = 5
 RATE_DELAY_S = 0.25
 """How long after its end a second counts as whole: its last commits must have come by."""
 MAX_WORKFLOWS = 50
+TELL_VERIFIED_S = 5
+"""How often it is told, at most, that more is verified, when there is nothing else to tell."""
 CHARTS = {
     "execution_count_chart": ("total", "failed"),
     "response_time_chart": ("mean_ms", "p95_ms"),
@@ -49,6 +51,8 @@ class Snapshot(NamedTuple):
     """Bucket of the time frame (Unix seconds) to sums."""
     live: dict[int, Sums]
     """Bucket of 5 seconds to sums, the last 10 minutes."""
+    verified_through_s: int | None = None
+    """Judgments created before it were found equal in the table and the rollups; None: not known."""
     recomputing: bool = False
     """There is no position: the rollups are being computed anew, these figures are of before."""
 
@@ -59,6 +63,8 @@ class ViewState:
     def __init__(self, key: ViewKey, snapshot: Snapshot) -> None:
         self.key = key
         self.position, self.recomputing = snapshot.position, snapshot.recomputing
+        self.verified_through_s = snapshot.verified_through_s
+        self._told_verified: tuple[int | None, float] = (snapshot.verified_through_s, 0.0)
         self._workflows = snapshot.workflows
         self._results = snapshot.results
         self._chart, self._live = snapshot.chart, snapshot.live
@@ -121,8 +127,11 @@ class ViewState:
         return sum(n for second, n in self._seconds.items() if end - RATE_WINDOW_S <= second < end) / RATE_WINDOW_S
 
     def has_news(self, now_s: float) -> bool:
-        """Whether an update would tell anything: figures changed, or the rate fell because nothing came."""
-        return self.changed or abs(self.rate(now_s) - self._last_rate) > 1e-9
+        """Whether an update would tell anything: figures changed, the rate fell, or (now and then) more is verified."""
+        if self.changed or abs(self.rate(now_s) - self._last_rate) > 1e-9:
+            return True
+        verified, told_s = self._told_verified
+        return self.verified_through_s != verified and now_s - told_s >= TELL_VERIFIED_S
 
     def full(self, kind: str, now_s: float) -> bytes:
         """Everything, as `initial_data` or `dashboard_update`."""
@@ -164,6 +173,7 @@ class ViewState:
         return sorted(self._workflows, key=lambda name: -self._workflows[name].total)[:MAX_WORKFLOWS]
 
     def _message(self, kind: str, now_s: float, chart: Any, live: Any, workflows: list[str]) -> bytes:
+        self._told_verified = (self.verified_through_s, now_s)
         points = [(start, self._chart[start]) for start in sorted(chart) if start in self._chart]
         return msgspec.json.encode(
             {
@@ -173,6 +183,7 @@ class ViewState:
                 "workflow_id": self.key.workflow_id,
                 "position": str(self.position),
                 "recomputing": self.recomputing,
+                "verified_through": None if self.recomputing else self.verified_through_s,
                 "server_time": round(now_s, 3),
                 "rate_per_s": round(self.rate(now_s), 2),
                 "summary": summary_of(self._total, self._results, _p95_ms(self._frame)),

@@ -101,8 +101,17 @@ class View:
 class Hub:
     """All views of this process. `follows`: whether this process hears of every change."""
 
-    def __init__(self, source: SnapshotSource, follows: Callable[[], bool], config: LiveConfig, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        source: SnapshotSource,
+        follows: Callable[[], bool],
+        config: LiveConfig,
+        metrics: Metrics,
+        verified_s: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """`verified_s`: up to where the rollups are verified (None: another process knows, and writes it down now and then)."""
         self._source, self._follows, self._config, self._metrics = source, follows, config, metrics
+        self._verified_s = verified_s
         self._views: dict[ViewKey, View] = {}
         self.sockets = 0
 
@@ -172,6 +181,9 @@ class Hub:
     def _tend(self, view: View, now_s: float) -> None:
         if view.state is None:
             return
+        verified_s = self._verified_s()
+        if verified_s is not None:
+            view.state.verified_through_s = verified_s
         if not view.stale and view.state.has_news(time.time()):
             missed = view.push(view.state.update(time.time()), full=False)
             self._metrics.push_skipped += missed

@@ -15,6 +15,7 @@ SELECT workflow_id, total_executions AS total, total_executions - successful_exe
        llm_executions AS llm, hybrid_executions AS hybrid, execution_time_us_sum AS us, confidence_ppm_sum AS ppm
   FROM judgment_metrics_total WHERE tenant_id = $1 AND ($2::text IS NULL OR workflow_id = $2)
 """
+_VERIFIED = "SELECT verified_through FROM reconciliation WHERE slot_name = $1"
 _RESULTS = """
 SELECT result, sum(total_executions)::bigint AS total FROM judgment_results_total
  WHERE tenant_id = $1 AND ($2::text IS NULL OR workflow_id = $2) GROUP BY result
@@ -44,6 +45,7 @@ class SnapshotReader:
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             position = await stored_position(connection, self._slot)
+            verified = await connection.fetchval(_VERIFIED, self._slot)
             workflows = await connection.fetch(_WORKFLOWS, *who)
             results = await connection.fetch(_RESULTS, *who)
             place = key.tenant_id, key.workflow_id or ALL_WORKFLOWS
@@ -55,6 +57,7 @@ class SnapshotReader:
             {row["result"]: row["total"] for row in results},
             _in_buckets(chart, width_s),
             _in_buckets(live, LIVE_S),
+            verified_through_s=None if verified is None else int(verified.timestamp()),
             recomputing=position is None,
         )
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -133,4 +134,19 @@ async def test_page_comes_back_after_kill_9(database: Database, start_engine: Ca
     assert browser.run("return window.sameDocument") is True, "without loading the page again"
     # The browser itself reports each attempt that found no server.
     assert all("WebSocket connection to" in c or "ERR_CONNECTION_REFUSED" in c for c in browser.complaints())
+    assert engine.terminate() == 0
+
+
+async def test_it_shows_up_to_when_all_is_verified(
+    database: Database, start_engine: Callable[..., Engine], browser: Browser
+) -> None:
+    engine = start_engine(database)
+    browser.open(f"{engine.url}/?code={engine.code}")
+    await state(browser, "live")
+    await judge(engine, range(20))
+    judged_s = time.time()
+    await until(lambda: int(browser.value("verified-through") or 0) > judged_s, "the page shows it", 40)
+    stored = await database.value("SELECT extract(epoch FROM verified_through)::int FROM reconciliation")
+    assert int(browser.value("verified-through")) <= stored + 60
+    assert browser.complaints() == []
     assert engine.terminate() == 0

@@ -49,6 +49,10 @@ const clockSeconds = new Intl.DateTimeFormat(undefined, { hour: "numeric", minut
 const day = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric" });
 const dayClock = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric", hour: "numeric", minute: "2-digit" });
 
+/** A moment of the past: its clock time today, with its day before that. */
+export const moment = (unixS: number, nowS: number): string =>
+  nowS - unixS < 43_200 ? clockSeconds.format(unixS * 1000) : dayClock.format(unixS * 1000);
+
 export const time = (unixS: number): string => clock.format(unixS * 1000);
 export const timeSeconds = (unixS: number): string => clockSeconds.format(unixS * 1000);
 export const date = (unixS: number): string => day.format(unixS * 1000);

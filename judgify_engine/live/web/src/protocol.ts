@@ -44,6 +44,7 @@ export interface Message {
   readonly workflow_id?: string | null;
   readonly position?: string;
   readonly recomputing?: boolean;
+  readonly verified_through?: number | null;
   readonly server_time: number;
   readonly rate_per_s?: number;
   readonly summary?: Partial<Summary>;

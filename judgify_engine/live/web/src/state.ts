@@ -16,6 +16,8 @@ export interface State {
   readonly position: string;
   /** The rollups are being computed anew: the figures are of before. */
   readonly recomputing: boolean;
+  /** Unix seconds; null: not known. */
+  readonly verifiedThrough: number | null;
   /** Server's clock when the latest message was made, Unix seconds. */
   readonly serverTime: number;
   /** Our clock when it arrived, in seconds since any origin that stays the same. */
@@ -55,6 +57,7 @@ export const initialState: State = {
   workflowId: null,
   position: "",
   recomputing: false,
+  verifiedThrough: null,
   serverTime: 0,
   receivedAt: 0,
   clockOffset: 0,
@@ -92,6 +95,7 @@ export function apply(state: State, message: Message, receivedAt: number): State
     workflowId: message.workflow_id === undefined ? base.workflowId : message.workflow_id,
     position: message.position ?? base.position,
     recomputing: message.recomputing ?? base.recomputing,
+    verifiedThrough: message.verified_through === undefined ? base.verifiedThrough : message.verified_through,
     serverTime: message.server_time,
     receivedAt,
     clockOffset: full ? offset : Math.max(offset, base.clockOffset),

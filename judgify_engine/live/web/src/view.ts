@@ -46,6 +46,8 @@ export function renderConnection(state: State, status: Status, now: number): voi
   setAttribute(pill, "title", status.kind === "reconnecting" && status.reason ? `Because ${status.reason}` : "");
   byId("retry").hidden = !wait;
   setFigure("position", state.position, state.position || format.none);
+  const verified = state.verifiedThrough;
+  setFigure("verified-through", verified, verified === null ? format.none : format.moment(verified, now + state.clockOffset));
   byId("recomputing").hidden = !state.recomputing;
   const age = now - state.receivedAt;
   setFigure("updated", state.ready ? Math.round(age * 10) / 10 : null, state.ready ? format.age(age) : format.none);
