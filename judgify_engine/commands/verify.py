@@ -11,8 +11,8 @@ from judgify_engine.config import Config
 from judgify_engine.core.reconcile import Difference, next_width_s, slice_end, whole_hours
 from judgify_engine.core.samples import HOUR_S
 from judgify_engine.observe import logs
+from judgify_engine.parts import windows_of
 from judgify_engine.store.reconcile import Books
-from judgify_engine.worker import windows_of
 
 TRIES = 5
 SETTLE_S = 3.0

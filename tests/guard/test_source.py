@@ -33,8 +33,12 @@ def test_every_module_opens_with_a_docstring(path: Path) -> None:
 
 
 def task_groups(tree: ast.Module) -> set[str]:
-    """The names that `async with asyncio.TaskGroup() as NAME` binds: what is made in them has an owner."""
-    return {
+    """The names of task groups, opened here or handed in: what is made in them has an owner."""
+    handed_in = {
+        node.arg for node in ast.walk(tree)
+        if isinstance(node, ast.arg) and node.annotation is not None and ast.unparse(node.annotation) == "asyncio.TaskGroup"
+    }  # fmt: skip
+    return handed_in | {
         item.optional_vars.id
         for node in ast.walk(tree)
         if isinstance(node, ast.AsyncWith)

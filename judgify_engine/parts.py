@@ -1,0 +1,184 @@
+"""The parts of one process, built and joined: the only place that knows all edges. `worker` gives them life."""
+
+import asyncio
+import time
+from collections.abc import Collection
+from typing import Any
+
+from aiohttp import web
+
+from judgify_engine.cdc.holder import Holder
+from judgify_engine.config import Config
+from judgify_engine.core.samples import Windows
+from judgify_engine.ingest.admission import Admission
+from judgify_engine.ingest.direct import Direct
+from judgify_engine.ingest.gaps import GapRoutes
+from judgify_engine.ingest.judgments import EXECUTE_PATH, JudgmentRoutes
+from judgify_engine.ingest.metrics import MetricsRoutes
+from judgify_engine.ingest.openapi import build_openapi
+from judgify_engine.ingest.operate import OperateRoutes
+from judgify_engine.ingest.quality import QualityRoutes
+from judgify_engine.ingest.quarantine import QuarantineRoutes
+from judgify_engine.ingest.summary import SummaryRoutes
+from judgify_engine.ingest.workflows import WorkflowRoutes
+from judgify_engine.live.hub import Hub
+from judgify_engine.live.page import PageRoutes
+from judgify_engine.live.session import DashboardRoutes
+from judgify_engine.observe.metrics import Metrics
+from judgify_engine.pipeline.accepted import Accepted
+from judgify_engine.pipeline.access import SCOPES, Access, Grant
+from judgify_engine.pipeline.batch_loop import BatchLoop
+from judgify_engine.pipeline.judging import Judging
+from judgify_engine.pipeline.partition_queue import PartitionQueue
+from judgify_engine.pipeline.quarantine_loop import Quarantine
+from judgify_engine.pipeline.reconcile_loop import ReconcileLoop
+from judgify_engine.pipeline.registry import WorkflowRegistry
+from judgify_engine.pipeline.repair_loop import RepairLoop
+from judgify_engine.store import metrics_upkeep, upkeep
+from judgify_engine.store.accepted import AcceptedStore
+from judgify_engine.store.charts import ChartReader
+from judgify_engine.store.copy_writer import CopyWriter
+from judgify_engine.store.gaps import GapReader
+from judgify_engine.store.judgments import JudgmentReader
+from judgify_engine.store.pool import Database
+from judgify_engine.store.quality import QualityReader
+from judgify_engine.store.quarantine import QuarantineStore
+from judgify_engine.store.reconcile import Books
+from judgify_engine.store.repair import RepairStore
+from judgify_engine.store.slot import SlotStore
+from judgify_engine.store.snapshots import SnapshotReader
+from judgify_engine.store.summary import SummaryReader
+from judgify_engine.store.tokens import TokenStore
+from judgify_engine.store.workflows import WorkflowStore
+
+Gauge = tuple[str, str, dict[str, str], float]
+
+
+def windows_of(config: Config) -> Windows:
+    """How long the narrow buckets are kept."""
+    return Windows(config.keep.live_hours * 3600, config.metrics.keep_days * 86_400)
+
+
+class Parts:
+    """What serves requests, what reads the log, and what looks after both. `judgments` and `rollups` may be one database."""
+
+    def __init__(self, config: Config, judgments: Database, rollups: Database, metrics: Metrics) -> None:
+        self._config, self._judgments, self._rollups, self._metrics = config, judgments, rollups, metrics
+        self.admission = Admission(config.http)
+        self.queues = [PartitionQueue(i, config.queue.max_rows, config.queue.max_bytes) for i in range(config.queue.partitions)]
+        self._accepted = Accepted(AcceptedStore(rollups))
+        self._quarantine = Quarantine(QuarantineStore(judgments), metrics)
+        timeout_s = config.http.request_timeout_s
+        writer = CopyWriter(judgments, metrics, timeout_s, self._quarantine)
+        self._batches = [BatchLoop(queue, writer, config.batch, metrics, timeout_s) for queue in self.queues]
+        self._build_followers()
+        access = self._access()
+        self.dashboards = DashboardRoutes(self._hub, access, metrics)
+        self._judging = Judging(self._registry, self.queues, JudgmentReader(judgments), metrics, self._accepted)
+        self.direct = Direct(self._judging, access, self.admission, self._available, EXECUTE_PATH, metrics, self._quarantine)
+        self.routes = self._routes(access)
+        metrics.gauges += [self._gauges, self._verified, self._holder.gauges, self._quarantine.gauges]
+
+    def _build_followers(self) -> None:
+        """Who follows the log, and what is done to the rollups."""
+        config, slot = self._config, self._config.change.slot
+        judgments, rollups, windows = self._judgments, self._rollups, windows_of(config)
+        self._registry = registry = WorkflowRegistry(WorkflowStore(judgments), lambda: self._holder.follows)
+        reader = SnapshotReader(rollups, slot)
+        self._hub = hub = Hub(reader, lambda: self._holder.follows, config.live, self._metrics, self._verified_s)
+        books = Books(judgments, rollups, slot, windows, lambda lsn: self._holder.has_passed(lsn))
+        self._reconcile = reconcile = ReconcileLoop(books, lambda: self._holder.holding, config.reconcile, self._metrics)
+
+        def began(healed: bool) -> None:
+            registry.forget()
+            hub.reload()
+            if healed:  # nothing of it is proven yet
+                reconcile.touch(0, int(time.time()))
+
+        def repaired(start_s: int, end_s: int) -> None:
+            hub.reload()
+            reconcile.touch(start_s, end_s)
+
+        sinks = (registry, hub, reconcile)
+        self._holder = Holder(judgments, rollups, SlotStore, sinks, config.change, windows, self._metrics, began)
+        repairs = RepairStore(judgments, rollups, slot, windows, self._holder.snapshot)
+        self._repair = RepairLoop(repairs, lambda: self._holder.changes, repaired)
+
+    def _access(self) -> Access:
+        seed = self._config.seed
+        known = {seed.token: Grant(seed.tenant, frozenset(SCOPES), None)} if seed.token else {}
+        return Access(TokenStore(self._judgments), known)
+
+    def _available(self) -> bool:
+        return self._judgments.available
+
+    def _verified_s(self) -> int | None:
+        """Only who reads the log knows."""
+        return self._reconcile.verified_through_s if self._holder.holding else None
+
+    def _routes(self, access: Access) -> list[web.RouteDef]:
+        config, metrics, judgments, rollups = self._config, self._metrics, self._judgments, self._rollups
+        slot, reader, judging = config.change.slot, JudgmentReader(judgments), self._judging
+        operate = OperateRoutes(
+            judgments,
+            self.admission,
+            metrics,
+            lambda: any(queue.rows >= config.queue.max_rows for queue in self.queues),
+            lambda: self._holder.state,
+            build_openapi(),
+        )
+        groups = (
+            JudgmentRoutes(judging, reader, access, self.admission, self._available, metrics, self._quarantine),
+            QuarantineRoutes(QuarantineStore(judgments), judging, reader, access, self.admission),
+            QualityRoutes(QualityReader(rollups), access),
+            SummaryRoutes(SummaryReader(rollups, slot), access),
+            GapRoutes(GapReader(rollups, slot), access),
+            MetricsRoutes(ChartReader(rollups, slot), access, config.metrics.keep_days),
+            WorkflowRoutes(WorkflowStore(judgments), self._registry, access, self.admission),
+            operate,
+            self.dashboards,
+            PageRoutes(TokenStore(judgments), access, config.live.session_ttl_s),
+        )
+        return [route for group in groups for route in group.routes()]
+
+    def start(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
+        """Start all loops. Those that commit end when their queues are closed and empty, the others at `stop`."""
+        config = self._config
+        committing: Collection[asyncio.Task[Any]] = [
+            tasks.create_task(batch.run(), name=f"batch-{queue.partition}")
+            for queue, batch in zip(self.queues, self._batches, strict=True)
+        ]
+        tasks.create_task(self._quarantine.run(stop, committing), name="quarantine")
+        tasks.create_task(self._accepted.run(stop, committing), name="accepted")
+        for database in {self._judgments, self._rollups}:
+            tasks.create_task(database.watch(stop), name="database-watch")
+        tasks.create_task(self._holder.run(stop), name="holder")
+        tasks.create_task(self._hub.run(stop), name="hub")
+        tasks.create_task(self._reconcile.run(stop), name="reconcile")
+        tasks.create_task(self._repair.run(stop), name="repair")
+        tasks.create_task(upkeep.run(self._judgments, config.keep, stop, self._verified_s), name="upkeep")
+        tasks.create_task(metrics_upkeep.run(self._rollups, config, stop), name="metrics-upkeep")
+
+    def _verified(self) -> list[Gauge]:
+        text = "Judgments created before this (Unix seconds) were found equal in the table and the rollups."
+        through_s = self._verified_s()
+        return [] if through_s is None else [("judgify_verified_through_seconds", text, {}, through_s)]
+
+    def _gauges(self) -> list[Gauge]:
+        rows: list[Gauge] = []
+        for queue, batch in zip(self.queues, self._batches, strict=True):
+            labels = {"partition": str(queue.partition)}
+            oldest = "Age of the oldest judgment not being committed yet."
+            rows += [
+                ("judgify_queue_rows", "Judgments queued or being committed.", labels, queue.rows),
+                ("judgify_queue_bytes", "Bytes of the judgments queued or being committed.", labels, queue.bytes),
+                ("judgify_queue_oldest_seconds", oldest, labels, queue.oldest_age_s),
+                ("judgify_batch_size_rows", "Rows that the next commit may take.", labels, batch.size.rows),
+            ]
+        return [
+            *rows,
+            ("judgify_requests_under_way", "Requests admitted and not answered.", {}, self.admission.requests),
+            ("judgify_request_bytes_under_way", "Bytes of their bodies.", {}, self.admission.bytes),
+            ("judgify_dashboards", "Open dashboards.", {}, self._hub.sockets),
+            ("judgify_database_available", "1 while PostgreSQL answers.", {}, float(self._judgments.available)),
+        ]
