@@ -15,13 +15,13 @@ import asyncpg
 
 from judgify_engine.core.periods import Period, Width, missing, period_of
 from judgify_engine.errors import Unavailable
+from judgify_engine.store.publication import unpublished
 
 log = logging.getLogger(__name__)
 
 LOCK_KEY = 0x6A756467_00000002
 TABLE = "judgment_executions"
 DEFAULT = f"{TABLE}_default"
-PUBLICATION = "judgify_cdc"
 LOCK_TIMEOUT_MS = 250
 MOVABLE_ROWS = 100_000
 """Rows that move out of the default partition at once: a second of work (50,000 took 0.5 s), while others wait."""
@@ -39,11 +39,6 @@ WITH taken AS (DELETE FROM {DEFAULT} WHERE id >= $1 AND id < $2 RETURNING *) INS
 _WITHOUT_FULL = """
 SELECT c.oid::regclass::text AS name FROM pg_class c LEFT JOIN pg_inherits i ON c.oid = i.inhrelid
  WHERE $1::regclass IN (c.oid, i.inhparent) AND c.relreplident <> 'f'
-"""
-# Whole: without a row filter or a list of columns, which somebody may have given it.
-_PUBLISHED = """
-SELECT EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
-                WHERE p.pubname = $1 AND r.prrelid = $2::regclass AND r.prqual IS NULL AND r.prattrs IS NULL)
 """
 
 
@@ -137,16 +132,3 @@ async def alone(connection: "asyncpg.Connection[Any]") -> AsyncIterator[None]:
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
         await connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
         yield
-
-
-@contextlib.asynccontextmanager
-async def unpublished(connection: "asyncpg.Connection[Any]") -> AsyncIterator[None]:
-    """What this transaction changes in here, the stream never hears of: the table leaves the publication and comes back.
-
-    Others do not notice: the log is read with the catalogs as each transaction sees them, and no other one sees this.
-    """
-    if not await connection.fetchval(_PUBLISHED, PUBLICATION, TABLE):
-        raise Unavailable(f"the publication {PUBLICATION} does not name {TABLE}, or only a part of it")
-    await connection.execute(f"ALTER PUBLICATION {PUBLICATION} DROP TABLE {TABLE}")
-    yield
-    await connection.execute(f"ALTER PUBLICATION {PUBLICATION} ADD TABLE {TABLE}")

@@ -17,7 +17,8 @@ import asyncpg
 from judgify_engine.config import KeepConfig
 from judgify_engine.core.periods import floor
 from judgify_engine.errors import Unavailable
-from judgify_engine.store.partitions import DEFAULT, TIMEOUT_S, Partition, alone, present, unpublished
+from judgify_engine.store.partitions import DEFAULT, TIMEOUT_S, Partition, alone, present
+from judgify_engine.store.publication import unpublished
 
 log = logging.getLogger(__name__)
 

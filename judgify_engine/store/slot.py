@@ -8,25 +8,15 @@ from datetime import datetime
 from typing import Any
 
 from judgify_engine.core.healing import Publication, Slot
+from judgify_engine.store import publication
 from judgify_engine.units import parse_lsn
 from judgify_engine.wire.pgoutput import MARK
 
-TABLES = ("judgment_executions", "action_executions", "workflows")
 _SLOT = """
 SELECT plugin, coalesce(database = current_database(), true) AS ours, active, wal_status, safe_wal_size AS safe_bytes,
        coalesce(confirmed_flush_lsn, '0/0')::text AS confirmed_lsn,
        coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint AS retained_bytes
   FROM pg_replication_slots WHERE slot_name = $1
-"""
-# xmin changes whenever a row of the catalogue does; so what was altered, and altered back, shows too.
-_PUBLICATION = """
-SELECT p.oid || '.' || p.xmin || '/' || p.pubowner AS head, p.pubviaroot, p.puballtables,
-       p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AS all_kinds,
-       (SELECT string_agg(r.oid || '.' || r.xmin || '.' || r.prrelid, ',' ORDER BY r.oid) FROM pg_publication_rel AS r
-         WHERE r.prpubid = p.oid) AS tables,
-       ARRAY(SELECT prrelid::regclass::text FROM pg_publication_rel AS r
-              WHERE r.prpubid = p.oid AND r.prqual IS NULL AND r.prattrs IS NULL) AS whole
-  FROM pg_publication AS p WHERE p.pubname = $1
 """
 _NOT_FULL = """
 SELECT c.oid::regclass::text AS name FROM pg_class AS c
@@ -36,10 +26,10 @@ SELECT c.oid::regclass::text AS name FROM pg_class AS c
 
 
 class SlotStore:
-    """`connection`: belongs to this; `slot` and `publication`: their names."""
+    """`connection`: belongs to this; `slot` and `publication_name`: whose."""
 
-    def __init__(self, connection: Any, slot: str, publication: str) -> None:
-        self._connection, self._slot, self._publication = connection, slot, publication
+    def __init__(self, connection: Any, slot: str, publication_name: str) -> None:
+        self._connection, self._slot, self._publication = connection, slot, publication_name
         self._busy = asyncio.Lock()
         self.gone = asyncio.Event()
         """The connection has ended: the server stops, restarts or is away."""
@@ -54,34 +44,18 @@ class SlotStore:
     async def publication(self) -> Publication:
         """What is published."""
         async with self._busy:
-            row = await self._connection.fetchrow(_PUBLICATION, self._publication)
-        if row is None:
-            return Publication("", "it is missing")
-        lacking = [table for table in TABLES if table not in row["whole"]]
-        wrong = None
-        if row["puballtables"]:
-            wrong = "it is for all tables"
-        elif lacking:
-            wrong = f"it lacks {', '.join(lacking)}, or a part of it"
-        elif not row["pubviaroot"]:
-            wrong = "it lacks publish_via_partition_root"
-        elif not row["all_kinds"]:
-            wrong = "it does not publish inserts, updates, deletes and truncates"
-        return Publication(f"{row['head']}:{row['tables']}", wrong)
+            return await publication.look(self._connection, self._publication)
 
     async def repair_publication(self) -> Publication:
         """Make it what we need, and the tables tell of their old rows; returns what it is then."""
         async with self._busy, self._connection.transaction():
-            for row in await self._connection.fetch(_NOT_FULL, list(TABLES)):
+            for row in await self._connection.fetch(_NOT_FULL, list(publication.WHOLE)):
                 await self._connection.execute(f"ALTER TABLE {row['name']} REPLICA IDENTITY FULL")  # quoted by regclass
         found = await self.publication()
         if found.wrong is None:
             return found
         async with self._busy, self._connection.transaction():
-            await self._connection.execute(f"DROP PUBLICATION IF EXISTS {self._publication}")
-            await self._connection.execute(
-                f"CREATE PUBLICATION {self._publication} FOR TABLE {', '.join(TABLES)} WITH (publish_via_partition_root = true)"
-            )
+            await publication.make(self._connection, self._publication)
         return await self.publication()
 
     async def drop(self) -> None:

@@ -16,7 +16,8 @@ from support.rollups import check_rollups
 from support.waiting import until
 
 from judgify_engine.core.periods import floor
-from judgify_engine.store import migrate, partitions
+from judgify_engine.store import migrate, partitions, publication
+from judgify_engine.store.publication import unpublished
 
 NOW = datetime.now(UTC)
 ROWS = """
@@ -58,7 +59,7 @@ async def connection(database: Database) -> AsyncIterator["asyncpg.Connection[An
 
 @contextlib.asynccontextmanager
 async def stream_of(
-    connection: "asyncpg.Connection[Any]", slot: str, publication: str = partitions.PUBLICATION
+    connection: "asyncpg.Connection[Any]", slot: str, publication: str = publication.NAME
 ) -> AsyncIterator[Callable[[], Any]]:
     """Everything that is published from here on: gives the kinds of changes (I, U, D, T) that came since the last look."""
     await connection.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", slot)
@@ -198,7 +199,7 @@ async def test_no_judgment_fails_while_its_partition_is_made(database: Database,
     async with connected(database) as connection, Load(engine.url, "test-token", workers=16) as load:
         for _ in range(5):
             # Out with its rows and all; they come back by moving, which nobody hears of, like the going.
-            async with connection.transaction(), partitions.unpublished(connection):
+            async with connection.transaction(), unpublished(connection):
                 await connection.execute(f"ALTER TABLE judgment_executions DETACH PARTITION {present}")
                 await connection.execute(f"INSERT INTO judgment_executions SELECT * FROM {present}; DROP TABLE {present}")
             count = len(load.answered)
