@@ -203,7 +203,9 @@ class Holder:
                 log.info("reading the log", extra={"slot": self._config.slot, "position": str(applied)})
                 changes = ChangeLoop(stream, store, self._sinks, applied, tracking, self._config, self._metrics, slots.mark)
                 self._begin(changes, healed)
-                await _first_of({"change-loop": changes.run(), "slot-watch": self._watch(slots, published)})
+                loops = {"change-loop": changes.run(), "slot-watch": self._watch(slots, published)}
+                # A rollback on a connection that hangs would wait for it: on the way out nothing of it is needed.
+                await _first_of(loops, lambda: [one.terminate() for one in (watched, connection)])
         finally:
             stream.close()
 
@@ -281,12 +283,13 @@ class Holder:
         return position, published
 
 
-async def _first_of(coroutines: Mapping[str, Coroutine[Any, Any, None]]) -> None:
-    """Run together until one of them ends, then end the others; raises what that one raised."""
+async def _first_of(coroutines: Mapping[str, Coroutine[Any, Any, None]], leave: Callable[[], Any]) -> None:
+    """Run together until one of them ends, then end the others, after `leave`; raises what that one raised."""
     tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in coroutines.items()]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        leave()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

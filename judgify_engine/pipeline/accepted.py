@@ -17,6 +17,8 @@ from judgify_engine.core.samples import HOUR_S
 log = logging.getLogger(__name__)
 
 WRITE_S = 2.0
+LONGEST_WRITE_S = 3.0
+"""A stop waits no longer for it."""
 FORGET_AFTER_S = 2 * HOUR_S
 """Judgments are answered soon after they are made: older hours do not change any more."""
 MAX_COUNTS = 50_000
@@ -66,7 +68,8 @@ class Accepted:
         if not changed:
             return
         try:
-            await self._writer.write(self._process, {key: self._counts[key] for key in changed})
+            async with asyncio.timeout(LONGEST_WRITE_S):
+                await self._writer.write(self._process, {key: self._counts[key] for key in changed})
         except Exception as error:  # judging goes on, whatever happens to its proof
             log.debug("what was accepted cannot be written now", extra={"reason": str(error)})
             self._changed |= changed
