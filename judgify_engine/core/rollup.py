@@ -14,7 +14,7 @@ import msgspec
 from judgify_engine.core.model import Change
 from judgify_engine.core.quality import fault_of
 from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, HOUR_S, LIVE_S, Sample, SampleKey, sample_of, together
-from judgify_engine.core.tracking import Tracking, tracked_time_us
+from judgify_engine.core.tracking import EARLIEST_US, LATEST_US, Tracking, tracked_time_us
 from judgify_engine.errors import Corrupt
 from judgify_engine.units import START, Position
 
@@ -96,7 +96,7 @@ class Delta:
             self._tracked.clear()
             self.results.clear()
             self.taken_back.clear()
-            self.streamed.clear()
+            self.streamed = {key: [came, came] for key, (came, _) in self.streamed.items()}
             self.quality = {key: count for key, count in self.quality.items() if key[3] == REFUSED}
             return
         recent_s = change.commit_time_us // 1_000_000 - RECENT_S
@@ -114,7 +114,7 @@ class Delta:
         """Add one change of `judgment_quarantine`: what came in counts, what is tidied away later does not."""
         self.note(change)
         row = change.new
-        if change.old is None and row is not None:
+        if change.old is None and row is not None and EARLIEST_US <= row["created_at"] < LATEST_US:
             second = row["created_at"] // 1_000_000
             self._count((row["tenant_id"], row["workflow_id"], second - second % HOUR_S, REFUSED, row["kind"]), row["repeated"])
 

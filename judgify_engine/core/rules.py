@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from judgify_engine.core.model import Verdict
+from judgify_engine.core.tracking import MAX_FIELDS, MAX_NAME_CHARS, NAME_PATTERN
 from judgify_engine.errors import InvalidWorkflow
 
 MAX_RULES = 500
@@ -31,10 +32,8 @@ MAX_COSTLY_NAMES = 16
 """How often the body of `map` or `filter` may name something: each may be a copy in the result."""
 MAX_PARENTHESES = 40  # the parser gives up at some depth between 50 and 100, with an unreadable message
 
-MAX_TRACKED = 20
-
 Confidence = Annotated[float, Meta(ge=0, le=1)]
-Tracked = Annotated[str, Meta(max_length=200, pattern=r"^[^\W\d][\w-]*(\.[^\W\d][\w-]*)*$")]
+Tracked = Annotated[str, Meta(max_length=MAX_NAME_CHARS, pattern=NAME_PATTERN)]
 
 
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,7 +59,7 @@ class WorkflowDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     rules: Annotated[list[Rule], Meta(max_length=MAX_RULES)] = []
     default: Outcome
     description: Annotated[str, Meta(max_length=2000)] = ""
-    track: Annotated[list[Tracked], Meta(max_length=MAX_TRACKED)] = []
+    track: Annotated[list[Tracked], Meta(max_length=MAX_FIELDS)] = []
     """Numeric fields of `input_data` to chart; dots lead into nested objects."""
 
 

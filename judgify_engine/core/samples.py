@@ -91,7 +91,8 @@ def buckets_of(samples: Mapping[SampleKey, Sample], now_s: int, windows: Windows
     series: dict[tuple[str, str, str, int], list[Sample]] = {}
     for (tenant, workflow, metric, second, _method, _status), sample in samples.items():
         if not sample.is_nothing:
-            series.setdefault((tenant, workflow, metric, second), []).append(sample)
+            if workflow != ALL_WORKFLOWS:  # a row that others wrote without one counts for all together only
+                series.setdefault((tenant, workflow, metric, second), []).append(sample)
             series.setdefault((tenant, ALL_WORKFLOWS, metric, second), []).append(sample)
     found: dict[BucketKey, Sample] = {}
     narrow = [(key, together(parts)) for key, parts in series.items()]

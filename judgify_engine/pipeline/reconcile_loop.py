@@ -66,7 +66,7 @@ class ReconcileLoop:
         self._books, self._holds, self._config, self._metrics, self._clock = books, holds, config, metrics, clock
         self._frontier_s = _UNKNOWN_S
         self._advancing_from_s = _UNKNOWN_S
-        """Where the slice begins that the frontier is being moved over."""
+        """Where the slice begins that is being compared for the first time, or again."""
         self._width_s = HOUR_S
         self._sweep_s = EARLIEST_S
         self._touched: set[int] = set()
@@ -163,7 +163,14 @@ class ReconcileLoop:
             self._touched.discard(hour_s)
             end_s = min(hour_s + HOUR_S, self._frontier_s)
             if end_s % HOUR_S == 0 or hour_s >= fine_from_s:  # else the frontier comes by again
-                await self._check(hour_s, end_s)
+                self._advancing_from_s = hour_s  # not proven while it is looked at
+                try:
+                    await self._check(hour_s, end_s)
+                except BaseException:
+                    self._touched.add(hour_s)
+                    raise
+                finally:
+                    self._advancing_from_s = _UNKNOWN_S
             return True
         start_s = self._frontier_s
         if start_s < fine_from_s:

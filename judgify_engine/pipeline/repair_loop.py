@@ -22,6 +22,8 @@ from judgify_engine.units import Position
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
+MAX_CHANGES = 2_000_000
+"""Changes recorded beside one repair, at most: some 300 MB."""
 
 
 class Request(NamedTuple):
@@ -40,6 +42,7 @@ class Repairs(Protocol):
         self, request: Request, snapshot_at: Callable[[int], None]
     ) -> AbstractAsyncContextManager[tuple[int, Any]]: ...
     async def swap(self, request: Request, prepared: Any, extra: Delta) -> int: ...
+    async def postpone(self, request: Request) -> None: ...
     async def failed(self, request: Request, reason: str) -> None: ...
 
 
@@ -52,10 +55,16 @@ class Recorder:
         self._from_lsn: int | None = None
         self._delta = self._empty()
         self.truncated = False
+        self.changes = 0
 
     def __call__(self, change: Change) -> None:
         if change.old is None and change.new is None:
             self.truncated = True
+        self.changes += 1
+        if self.changes > MAX_CHANGES:
+            self._waiting.clear()
+            self._delta = self._empty()
+            return
         lsn = change.position.lsn
         if self._from_lsn is not None:
             if lsn >= self._from_lsn:
@@ -130,12 +139,17 @@ class RepairLoop:
             async with self._repairs.prepared(request, recorder.begin_at) as (lsn, prepared):
 
                 async def swap(position: Position) -> None:
+                    if recorder.changes > MAX_CHANGES:
+                        raise JudgifyError(f"over {MAX_CHANGES} changes came meanwhile; ask for fewer hours at once")
                     if recorder.truncated:
                         raise Unavailable("the table was emptied meanwhile; ask again")
                     count = await self._repairs.swap(request, prepared, recorder.delta_at(position))
                     log.info("hours were computed anew", extra={**facts, "judgments": count})
 
                 await changes.between(lsn, swap)
+        except (Unavailable, Overloaded) as error:
+            log.info("hours are computed anew later", extra={**facts, "reason": str(error)})
+            await self._repairs.postpone(request)
         except JudgifyError as error:
             log.error("hours could not be computed anew", extra={**facts, "reason": str(error)})
             await self._repairs.failed(request, str(error))

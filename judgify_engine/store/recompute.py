@@ -9,8 +9,12 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import msgspec
+
 from judgify_engine.core.histogram import LIMIT, slot_sql
 from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, FINE_S, LIVE_S, TRACKED_PREFIX, Windows
+from judgify_engine.core.tracking import ranges
+from judgify_engine.store.tracking import read_versions
 
 TIMEOUT_S = 6 * 3600.0
 PIPE_CHUNKS = 16
@@ -36,7 +40,7 @@ class Span(NamedTuple):
     end: datetime
 
 
-ALL = Span(datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC))
+ALL = Span(datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, 1, tzinfo=UTC))  # 2200-01-01 00:00 is allowed, too
 
 # A row for each group of judgments whose values fall into one bucket of time: what is `new_samples` below.
 _GROUPED = """
@@ -59,28 +63,26 @@ SELECT tenant_id, workflow_id, '{EXECUTION_TIME}', created_at, method_used, stat
        round(execution_time_ms * 1000)::bigint * 1000
   FROM judgment_executions WHERE created_at >= {{start}} AND created_at < {{end}}
 """
-# The fields that hold for a row: of its version, or, for a row without one, of the version that was current when it was
-# created. What is no number within the limit is NULL before it is cast.
+# `$1`: which fields hold for which versions (core/tracking.ranges). What is no double, or beyond the limit, does not count.
 _TRACKED = f"""
-SELECT e.tenant_id, e.workflow_id, '{TRACKED_PREFIX}' || field, e.time, e.method_used, e.status,
-       round(number::double precision * 1000000)::bigint
-  FROM (SELECT *, CASE WHEN occurred_at >= '2000-01-01Z' AND occurred_at < '2200-01-01Z' THEN occurred_at ELSE created_at END
-                  AS time
+SELECT e.tenant_id, e.workflow_id, '{TRACKED_PREFIX}' || field, e.time, e.method_used, e.status, round(v * 1000000)::bigint
+  FROM (SELECT *, (extract(epoch FROM created_at) * 1000000)::bigint AS us,
+               CASE WHEN occurred_at >= '2000-01-01Z' AND occurred_at < '2200-01-01Z' THEN occurred_at ELSE created_at END
+                 AS time
           FROM judgment_executions
          WHERE (occurred_at >= {{start}} AND occurred_at < {{end}}) OR (created_at >= {{start}} AND created_at < {{end}})) AS e
-  JOIN (SELECT DISTINCT tenant_id, workflow_id FROM workflow_versions
-         WHERE jsonb_array_length(coalesce(definition -> 'track', '[]')) > 0) AS tracking USING (tenant_id, workflow_id)
- CROSS JOIN LATERAL (
-       SELECT definition -> 'track' AS track FROM workflow_versions AS w
-        WHERE w.tenant_id = e.tenant_id AND w.workflow_id = e.workflow_id
-          AND CASE WHEN e.workflow_version > 0 THEN w.version <= e.workflow_version ELSE w.created_at <= e.created_at END
-        ORDER BY w.version DESC LIMIT 1) AS version
- CROSS JOIN LATERAL jsonb_array_elements_text(coalesce(track, '[]')) AS field
+  JOIN jsonb_to_recordset($1::jsonb) AS t(tenant_id text, workflow_id text, from_version bigint, to_version bigint,
+                                          from_us bigint, to_us bigint, fields jsonb)
+    ON t.tenant_id = e.tenant_id AND t.workflow_id = e.workflow_id
+   AND CASE WHEN e.workflow_version > 0 THEN e.workflow_version >= from_version AND e.workflow_version < to_version
+            ELSE e.us >= from_us AND e.us < to_us END
+ CROSS JOIN LATERAL jsonb_array_elements_text(t.fields) AS field
  CROSS JOIN LATERAL (
        SELECT CASE WHEN jsonb_typeof(place) = 'number'
-                   THEN CASE WHEN abs(place::numeric) <= {LIMIT:.0f} THEN place::numeric END END AS number
+                   THEN CASE WHEN abs(place::numeric) >= 1e13 THEN NULL WHEN abs(place::numeric) < 1e-300 THEN 0
+                             ELSE place::numeric END END::double precision AS v
          FROM (SELECT e.input_data #> string_to_array(field, '.') AS place) AS p) AS value
- WHERE number IS NOT NULL AND e.time >= {{start}} AND e.time < {{end}}
+ WHERE abs(v) <= {LIMIT:.0f} AND e.time >= {{start}} AND e.time < {{end}}
 """
 _RESULTS = """
 SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC'),
@@ -101,7 +103,7 @@ SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC'), 'stored', 
 """
 REFUSED = """
 SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC') AS hour, kind, sum(repeated)::bigint AS count
-  FROM judgment_quarantine GROUP BY 1, 2, 3, 4
+  FROM judgment_quarantine WHERE created_at >= '2000-01-01Z' AND created_at < '2200-01-01Z' GROUP BY 1, 2, 3, 4
 """
 _COUNT_REFUSED = """
 INSERT INTO judgment_quality_hourly AS m (tenant_id, workflow_id, hour, source, kind, count)
@@ -136,10 +138,11 @@ INSERT INTO new_metrics_buckets (tenant_id, workflow_id, metric_name, width_s, b
   slots, counts)
 SELECT tenant_id, workflow_id, metric_name, {width_s}, bucket, a.count, a.failed, a.sum, a.low, a.high, h.slots, h.counts
   FROM (SELECT tenant_id, coalesce(workflow_id, '') AS workflow_id, metric_name, {bucket} AS bucket, sum(count) AS count,
-               coalesce(sum(count) FILTER (WHERE status <> 'completed'), 0) AS failed, sum(sum) / 1000000 AS sum,
+               coalesce(sum(count) FILTER (WHERE status <> 'completed'), 0) AS failed, sum(sum) * 0.000001 AS sum,
                min(low)::double precision / 1000000 AS low, max(high)::double precision / 1000000 AS high
           FROM {source} WHERE {where}
-         GROUP BY GROUPING SETS ((tenant_id, workflow_id, metric_name, {bucket}), (tenant_id, metric_name, {bucket}))) AS a
+         GROUP BY GROUPING SETS ((tenant_id, workflow_id, metric_name, {bucket}), (tenant_id, metric_name, {bucket}))
+        HAVING grouping(workflow_id) = 1 OR workflow_id <> '') AS a
   JOIN (SELECT tenant_id, workflow_id, metric_name, bucket, array_agg(slot ORDER BY slot) AS slots,
                array_agg(n ORDER BY slot) AS counts
           FROM (SELECT tenant_id, coalesce(workflow_id, '') AS workflow_id, metric_name, {bucket} AS bucket, slot,
@@ -147,6 +150,7 @@ SELECT tenant_id, workflow_id, metric_name, {width_s}, bucket, a.count, a.failed
                   FROM {source} CROSS JOIN LATERAL unnest(slots, counts) AS u(slot, n) WHERE {where}
                  GROUP BY GROUPING SETS ((tenant_id, workflow_id, metric_name, {bucket}, slot),
                                         (tenant_id, metric_name, {bucket}, slot))
+                HAVING grouping(workflow_id) = 1 OR workflow_id <> ''
                ) AS by_slot
          GROUP BY 1, 2, 3, 4) AS h USING (tenant_id, workflow_id, metric_name, bucket)
 """
@@ -154,7 +158,7 @@ _FILL_TIMESERIES = f"""
 INSERT INTO new_metrics_timeseries (time, tenant_id, workflow_id, metric_name, value, dimensions, count, sum, minimum, maximum,
   slots, counts)
 SELECT bucket, tenant_id, workflow_id, metric_name, (sum / 1000000 / count)::double precision,
-       jsonb_build_object('method', method, 'status', status), count, sum / 1000000, low::double precision / 1000000,
+       jsonb_build_object('method', method, 'status', status), count, sum * 0.000001, low::double precision / 1000000,
        high::double precision / 1000000, slots, counts
   FROM new_samples WHERE bucket >= $1
 UNION ALL
@@ -201,9 +205,9 @@ async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> Non
     live_from, fine_from = _moment(now - windows.live_s, LIVE_S), _moment(now - windows.fine_s, FINE_S)
     await target.execute(_NEW)
     start, end = _literal(span.start), _literal(span.end)
-    for rows in (_JUDGED, _TRACKED):
-        sql = _grouped(rows.format(start=start, end=end), FINE_S)
-        await _pipe(source, sql, target, "new_samples")
+    await _pipe(source, _grouped(_JUDGED.format(start=start, end=end), FINE_S), target, "new_samples")
+    tracked = msgspec.json.encode(ranges(await read_versions(source))).decode()
+    await _pipe(source, _grouped(_TRACKED.format(start=start, end=end), FINE_S), target, "new_samples", tracked)
     if span.end > live_from:
         live_start = _literal(max(span.start, live_from))
         await _pipe(source, _grouped(_TIMED.format(start=live_start, end=end), LIVE_S), target, "new_live")
@@ -278,7 +282,7 @@ async def _columns_of(connection: Any, table: str) -> str:
     return ", ".join(row["attname"] for row in names)
 
 
-async def _pipe(source: Any, sql: str, target: Any, table: str) -> None:
+async def _pipe(source: Any, sql: str, target: Any, table: str, *values: Any) -> None:
     """Stream the rows of a query in one session into a table of another one, in bounded memory."""
     chunks: asyncio.Queue[bytes | None] = asyncio.Queue(PIPE_CHUNKS)
 
@@ -287,7 +291,7 @@ async def _pipe(source: Any, sql: str, target: Any, table: str) -> None:
             yield chunk
 
     async def send() -> None:
-        await source.copy_from_query(sql, output=chunks.put, format="binary", timeout=TIMEOUT_S)
+        await source.copy_from_query(sql, *values, output=chunks.put, format="binary", timeout=TIMEOUT_S)
         await chunks.put(None)
 
     try:

@@ -40,13 +40,20 @@ SELECT tenant_id, coalesce(max(a.count), 0)::bigint AS accepted, coalesce(max(s.
 """
 
 
+# What others wrote without a workflow has no buckets of its own, only those of all together.
+_WITHOUT = """
+ UNION ALL SELECT tenant_id, total_executions, total_executions - successful_executions, execution_time_us_sum / 1000.0
+   FROM judgment_metrics_hourly WHERE workflow_id = '' AND hour >= $1 AND hour < $2"""
+
+
 def _buckets(width_s: int, of: str) -> str:
     """The buckets of one width: `=` those of all workflows together, `<>` those of each."""
+    also = _WITHOUT if of == "<>" else ""
     return f"""
 SELECT tenant_id, sum(count)::bigint AS total, (sum(sum) * 1000)::bigint AS us, sum(count - failed)::bigint AS completed
-  FROM judgment_metrics_buckets
- WHERE width_s = {width_s} AND bucket >= $1 AND bucket < $2 AND workflow_id {of} '{ALL_WORKFLOWS}'
-   AND metric_name = '{EXECUTION_TIME}' GROUP BY 1
+  FROM (SELECT tenant_id, count, failed, sum FROM judgment_metrics_buckets
+         WHERE width_s = {width_s} AND bucket >= $1 AND bucket < $2 AND workflow_id {of} '{ALL_WORKFLOWS}'
+           AND metric_name = '{EXECUTION_TIME}'{also}) AS buckets GROUP BY 1
 """
 
 

@@ -17,6 +17,7 @@ from judgify_engine.store.pool import AWAY, Database
 from judgify_engine.store.retention import retained_from
 from judgify_engine.store.rollup_writer import SWAP_LOCK, add
 
+POSTPONE_S = 5.0
 Snapshot = Callable[[], AbstractAsyncContextManager[tuple[int, str]]]
 """Takes a snapshot of the table whose place in the log is known: (LSN, name), until left."""
 
@@ -92,7 +93,8 @@ class RepairStore:
     async def swap(self, request: Request, prepared: Any, extra: Delta) -> int:
         """Replace the range by what was prepared and `extra`; returns the judgments counted. Raises Fenced."""
         async with prepared.transaction():
-            await prepared.execute("SELECT pg_advisory_xact_lock($1)", SWAP_LOCK)
+            if not await prepared.fetchval("SELECT pg_try_advisory_xact_lock($1)", SWAP_LOCK):  # the log is not read meanwhile
+                raise Unavailable("samples are being merged just now")
             count = await recompute.swap(prepared, _span(request))
             await add(prepared, self._slot, extra, self._windows)
             count += sum(sums.total for sums in extra.sums.values())
@@ -100,6 +102,15 @@ class RepairStore:
                 "UPDATE rollup_repairs SET finished_at = now(), judgments = $2 WHERE id = $1", request.number, count
             )
         return count
+
+    async def postpone(self, request: Request) -> None:
+        """Serve a request later: what was in the way will pass."""
+        async with self._rollups.query() as connection:
+            await connection.execute(
+                "UPDATE rollup_repairs SET not_before = now() + make_interval(secs => $2) WHERE id = $1",
+                request.number,
+                POSTPONE_S,
+            )
 
     async def failed(self, request: Request, reason: str) -> None:
         """Keep why a request could not be served."""

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 SWAP_LOCK = 0x6A756467_00000004
 """Held by who moves or replaces samples, so that none is counted twice or lost between two of them."""
+APPLY_TIMEOUT_S = 300.0
+"""A delta of a bulk import may touch a hundred thousand buckets."""
 RETAKE_AFTER_S = 60
 """Hours of which values were taken back are computed anew after so long, together with what else is taken back meanwhile."""
 
@@ -149,6 +151,7 @@ class RollupStore:
         try:
             async with self._connection.transaction():
                 if delta.truncated:
+                    await self._connection.execute("SELECT pg_advisory_xact_lock($1)", SWAP_LOCK, timeout=recompute.TIMEOUT_S)
                     await recompute.empty(self._connection, await self._retained_from())
                 await add(self._connection, self._slot, delta, self._windows)
         except AWAY as error:
@@ -186,7 +189,7 @@ class RollupStore:
             await recompute.prepare(source, target, span, self._windows)
             source_rows = await source.fetch(recompute.REFUSED, timeout=recompute.TIMEOUT_S)
         async with target.transaction():
-            await target.execute("SELECT pg_advisory_xact_lock($1)", SWAP_LOCK)
+            await target.execute("SELECT pg_advisory_xact_lock($1)", SWAP_LOCK, timeout=recompute.TIMEOUT_S)
             await gaps.count_before(target, gap)
             await target.execute("DELETE FROM reconciliation WHERE slot_name = $1", self._slot)
             await recompute.empty(target, span.start)
@@ -224,12 +227,14 @@ async def add(connection: Any, slot: str, delta: Delta, windows: Windows) -> Non
     streamed = _columns([(*key, *counts) for key, counts in delta.streamed.items()], 4)
     wrong = _columns([(*key, count) for key, count in delta.quality.items() if count], 6)
     columns = (*_hourly_columns(delta), *_result_columns(delta), *buckets, *_ranges(delta.taken_back), *wrong, *streamed)
-    if not await connection.fetchval(_APPLY, slot, *bounds, *columns):
+    if not await connection.fetchval(_APPLY, slot, *bounds, *columns, timeout=APPLY_TIMEOUT_S):
         raise Fenced("the rollups were moved by another process")
     samples = kept(delta.samples, now_s, windows)
     if samples:
         data = encode_samples(samples, {key[3]: time_text(key[3]) for key, _ in samples})
-        await connection.copy_to_table("judgment_metrics_timeseries", source=_once(data), columns=SAMPLE_COLUMNS)
+        await connection.copy_to_table(
+            "judgment_metrics_timeseries", source=_once(data), columns=SAMPLE_COLUMNS, timeout=APPLY_TIMEOUT_S
+        )
 
 
 async def stored_position(connection: Any, slot: str) -> Position | None:

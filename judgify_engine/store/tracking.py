@@ -1,5 +1,7 @@
 """What workflows track, as far back as there are versions. See core/tracking."""
 
+from typing import Any
+
 from judgify_engine.core.tracking import Tracking, tracked_names
 from judgify_engine.store.pool import Database
 
@@ -13,11 +15,9 @@ SELECT tenant_id, workflow_id, version, created_at, definition::text AS definiti
 """
 
 
-async def read_tracking(database: Database) -> Tracking:
-    """All of it. Raises DatabaseUnavailable or Overloaded."""
-    async with database.query(may_be_slow=True) as connection:
-        rows = await connection.fetch(_CHANGED)
-    return Tracking(
+async def read_versions(connection: Any) -> list[tuple[str, str, int, int, tuple[str, ...]]]:
+    """(tenant, workflow, version, created µs, fields) of the versions at which the fields changed, in order."""
+    return [
         (
             row["tenant_id"],
             row["workflow_id"],
@@ -25,5 +25,11 @@ async def read_tracking(database: Database) -> Tracking:
             round(row["created_at"].timestamp() * 1_000_000),
             tracked_names(row["definition"]),
         )
-        for row in rows
-    )
+        for row in await connection.fetch(_CHANGED)
+    ]
+
+
+async def read_tracking(database: Database) -> Tracking:
+    """All of it. Raises DatabaseUnavailable or Overloaded."""
+    async with database.query(may_be_slow=True) as connection:
+        return Tracking(await read_versions(connection))

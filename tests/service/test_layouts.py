@@ -223,3 +223,53 @@ async def test_what_is_compressed_takes_late_rows_and_repairs(
     done = await asyncio.to_thread(run, "rebuild", settings=settings)
     assert done.returncode == 0, done.stdout + done.stderr
     assert await check_rollups(database, extremes=True) == 2300
+
+
+async def test_what_others_write_oddly_stops_nothing_and_counts_the_same(running: Engine) -> None:
+    """Rows, workflows and refusals by hand that the API would not take: the stream and the computation from the table agree."""
+    database = running.database
+    assert database is not None
+    odd_tracks = ('["heat", "a.b", "9x", "new\\nline", "quo\\"te", 5]', '"heat"', "null", '{"a": 1}', "[]")
+    for number, track in enumerate(odd_tracks):
+        await database.do(
+            "INSERT INTO workflows (tenant_id, workflow_id, version, definition)"
+            " VALUES ('odd', $1, 1, jsonb_build_object('track', $2::jsonb, 'default', '{}'::jsonb))",
+            f"w{number}", track,
+        )  # fmt: skip
+    inputs = ('{"heat": 1e-400}', '{"heat": 6, "a": {"b": 1e5000}}', '{"heat": 9000000000000.0001}', '{"heat": -0.0}', "null",
+              '{"heat": 1e400}', '{"a": [7], "heat": true}', '"text"', '{"heat": 70.1234567}')  # fmt: skip
+    for text in inputs:
+        for workflow in ("w0", "w1", "", "tab\tbed", "back\\slash"):
+            await database.do(
+                "INSERT INTO judgment_executions (tenant_id, workflow_id, workflow_version, input_data, final_result,"
+                " confidence_score, method_used, execution_time_ms, occurred_at)"
+                " VALUES ('odd', $1, 1, $2::text::jsonb, '{}', 1, 'rule', 1,"
+                " CASE WHEN $2 = 'null' THEN 'infinity'::timestamptz END)",
+                workflow, text,
+            )  # fmt: skip
+    await database.do(
+        "INSERT INTO judgment_quarantine (tenant_id, kind, source, code, reason, created_at)"
+        " VALUES ('odd', 'bad_json', 'http', 'x', 'x', 'infinity')"
+    )
+
+    async def told() -> list[Any]:
+        await database.settle(30)
+        return await (database.rollups or database).rows(
+            "SELECT workflow_id, metric_name, width_s, bucket, count, sum, minimum, maximum, slots, counts"
+            " FROM judgment_metrics_buckets WHERE tenant_id = 'odd' AND width_s >= 300"
+        )
+
+    def tuple_of(row: Any) -> tuple[Any, ...]:
+        return tuple(tuple(value) if isinstance(value, list) else value for value in row)
+
+    streamed = await told()
+    assert len(streamed) > 10
+    settings = {"JUDGIFY_DATABASE_URL": database.dsn, "JUDGIFY_CHANGE_SLOT": database.slot}
+    if database.rollups is not None:
+        settings["JUDGIFY_METRICS_DATABASE_URL"] = database.rollups.dsn
+    done = await asyncio.to_thread(run, "rebuild", settings=settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    computed = await told()
+    assert set(map(tuple_of, computed)) == set(map(tuple_of, streamed))
+    verified = await asyncio.to_thread(run, "verify", settings=settings)
+    assert verified.returncode == 0, verified.stdout + verified.stderr

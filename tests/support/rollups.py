@@ -71,7 +71,7 @@ _KEPT_SINCE = {5: "@now - interval '5 hours'", 300: "@now - interval '300 days'"
 _BUCKETS_EXPECTED = _VALUES + "UNION ALL ".join(
     f"""
 SELECT tenant_id, coalesce(workflow_id, '') AS workflow_id, metric, {width} AS width_s, {_BUCKET.format(width=width)} AS bucket,
-       count(*), count(*) FILTER (WHERE status <> 'completed') AS failed, sum(v) / 1000000 AS sum{{extremes}}
+       count(*), count(*) FILTER (WHERE status <> 'completed') AS failed, sum(v) * 0.000001 AS sum{{extremes}}
   FROM values_ WHERE time >= {since} {"AND metric = 'execution_time_ms'" if width == 5 else ""}
  GROUP BY GROUPING SETS ((tenant_id, metric, 5), (tenant_id, workflow_id, metric, 5))
 """
@@ -99,7 +99,7 @@ SELECT tenant_id, workflow_id, metric_name, bucket, slot, n
 _SAMPLES_EXPECTED = (
     _VALUES
     + f"""
-SELECT tenant_id, workflow_id, metric, {_BUCKET.format(width=300)} AS bucket, method_used, status, count(*), sum(v) / 1000000
+SELECT tenant_id, workflow_id, metric, {_BUCKET.format(width=300)} AS bucket, method_used, status, count(*), sum(v) * 0.000001
   FROM values_ WHERE time > @now - interval '300 days' GROUP BY 1, 2, 3, 4, 5, 6
 """
 )
