@@ -2,16 +2,14 @@
 
 import argparse
 import importlib
-import signal
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from judgify_engine import __version__, resources
+from judgify_engine import __version__, interrupts, resources
 from judgify_engine.commands import demo, feed, migrate, rebuild, serve, status, tokens, verify
 from judgify_engine.errors import JudgifyError, SettingsError
-from judgify_engine.interrupts import interrupt
 
 COMMANDS: dict[str, tuple[Any, str]] = {
     "serve": (serve, "serve the API and the page"),
@@ -27,8 +25,7 @@ COMMANDS: dict[str, tuple[Any, str]] = {
 
 def run(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
+    interrupts.handle()
     try:
         parser = _parser()
         known = parser.parse_args(arguments)

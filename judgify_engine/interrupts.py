@@ -1,17 +1,33 @@
 """SIGINT and SIGTERM before the event loop takes them: remembered, because an exception may be raised where it is swallowed."""
 
+import signal
+import sys
 from types import FrameType
+from typing import Any
 
 _requested = False
 
 
-def interrupt(signum: int, frame: FrameType | None) -> None:
-    """The signal handler: remember, and leave what is under way. In a finaliser or a fork hook Python ignores the exception."""
-    global _requested
-    _requested = True
-    raise KeyboardInterrupt
+def handle() -> None:
+    """Take both signals, until the event loop does."""
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.unraisablehook = _unraisable
 
 
 def requested() -> bool:
     """Whether an end was asked for."""
     return _requested
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """Remember, and leave what is under way."""
+    global _requested
+    _requested = True
+    raise KeyboardInterrupt
+
+
+def _unraisable(error: Any) -> None:
+    """In a finaliser or a fork hook Python prints the exception and goes on. It is remembered: nothing to tell."""
+    if not (_requested and issubclass(error.exc_type, KeyboardInterrupt)):
+        sys.__unraisablehook__(error)

@@ -161,3 +161,12 @@ async def test_stop_while_a_slot_is_being_made(database: Database, start_engine:
         await client.judge(70, "test-workflow-0")
     assert await check_rollups(database) == 1
     assert engine.terminate() == 0
+
+
+def test_a_signal_that_python_swallows(start_engine: Callable[..., Engine]) -> None:
+    """An exception in a fork hook, as in a finaliser, goes nowhere: the signal counts nevertheless, and nothing is printed."""
+    swallowed = "import os, signal\nos.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))"
+    engine = start_engine(start=False, prelude=swallowed)
+    engine.launch()
+    assert engine.wait(60) == 0
+    assert "Traceback" not in engine.log and "listening" not in engine.log, engine.log

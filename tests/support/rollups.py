@@ -72,7 +72,7 @@ _BUCKETS_EXPECTED = _VALUES + "UNION ALL ".join(
     f"""
 SELECT tenant_id, coalesce(workflow_id, '') AS workflow_id, metric, {width} AS width_s, {_BUCKET.format(width=width)} AS bucket,
        count(*), count(*) FILTER (WHERE status <> 'completed') AS failed, sum(v) * 0.000001 AS sum{{extremes}}
-  FROM values_ WHERE time >= {since} {"AND metric = 'execution_time_ms'" if width == 5 else ""}
+  FROM values_ WHERE {_BUCKET.format(width=width)} >= {since} {"AND metric = 'execution_time_ms'" if width == 5 else ""}
  GROUP BY GROUPING SETS ((tenant_id, metric, 5), (tenant_id, workflow_id, metric, 5))
 """
     for width, since in _KEPT_SINCE.items()
@@ -100,13 +100,14 @@ _SAMPLES_EXPECTED = (
     _VALUES
     + f"""
 SELECT tenant_id, workflow_id, metric, {_BUCKET.format(width=300)} AS bucket, method_used, status, count(*), sum(v) * 0.000001
-  FROM values_ WHERE time > @now - interval '300 days' GROUP BY 1, 2, 3, 4, 5, 6
+  FROM values_ WHERE {_BUCKET.format(width=300)} > @now - interval '300 days' GROUP BY 1, 2, 3, 4, 5, 6
 """
 )
 _SAMPLES_KEPT = f"""
 SELECT tenant_id, workflow_id, metric_name, {_BUCKET.format(width=300)} AS bucket, dimensions ->> 'method',
        dimensions ->> 'status', sum(count), sum(sum)
-  FROM judgment_metrics_timeseries WHERE time > @now - interval '300 days' AND metric_name <> 'execution_count'
+  FROM judgment_metrics_timeseries
+ WHERE {_BUCKET.format(width=300)} > @now - interval '300 days' AND metric_name <> 'execution_count'
  GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(count) <> 0 OR sum(sum) <> 0
 """
 _QUALITY_EXPECTED = """
@@ -123,13 +124,14 @@ SELECT tenant_id, workflow_id, hour, source, kind, count FROM judgment_quality_h
 """
 _STREAMED_EXPECTED = "SELECT tenant_id, date_trunc('hour', created_at, 'UTC'), count(*) FROM judgment_executions GROUP BY 1, 2"
 _STREAMED_KEPT = "SELECT tenant_id, hour, inserted - deleted FROM judgments_streamed WHERE inserted <> deleted"
-_COUNTS_KEPT = """
+_COUNTS_KEPT = f"""
 SELECT tenant_id, workflow_id, sum(count)::bigint FROM judgment_metrics_timeseries
- WHERE metric_name = 'execution_count' AND time > @now - interval '300 days' GROUP BY 1, 2 HAVING sum(count) <> 0
+ WHERE metric_name = 'execution_count' AND {_BUCKET.format(width=300)} > @now - interval '300 days'
+ GROUP BY 1, 2 HAVING sum(count) <> 0
 """
-_COUNTS_EXPECTED = """
+_COUNTS_EXPECTED = f"""
 SELECT tenant_id, workflow_id, count(*) FROM judgment_executions
- WHERE to_timestamp(floor(extract(epoch FROM created_at) / 5) * 5) > @now - interval '300 days' GROUP BY 1, 2
+ WHERE {_BUCKET.format(width=300).replace("time)", "created_at)")} > @now - interval '300 days' GROUP BY 1, 2
 """
 
 
@@ -138,7 +140,6 @@ async def check_rollups(database: Database, within_s: float = 30.0, *, extremes:
 
     `extremes`: smallest and largest values too; they are only exact where nothing was taken back since they were computed.
     """
-    await database.settle(within_s)
     low_high = ", min(v)::float8 / 1000000, max(v)::float8 / 1000000" if extremes else ""
     kept_low_high = ", minimum, maximum" if extremes else ""
     pairs: dict[str, tuple[str, str]] = {
@@ -158,21 +159,29 @@ async def check_rollups(database: Database, within_s: float = 30.0, *, extremes:
     }
     # One moment for both sides: else what leaves the window between the two looks like a difference.
     now = f"'{datetime.now(UTC).isoformat()}'::timestamptz"
+    expecting = {name: expected.replace("@now", now) for name, (expected, _) in pairs.items()}
+    keeping = {name: kept.replace("@now", now) for name, (_, kept) in pairs.items()}
     judgments, rollups = await database.connect(), await database.connect_rollups()
     try:
-        for name, (expected_sql, kept_sql) in pairs.items():
-            expected = {_plain(row) for row in await judgments.fetch(expected_sql.replace("@now", now), timeout=120)}
-            kept = {_plain(row) for row in await rollups.fetch(kept_sql.replace("@now", now), timeout=120)}
-            missing, extra = sorted(expected - kept, key=str)[:5], sorted(kept - expected, key=str)[:5]
-            assert expected == kept, f"{name} differs from the table\n expected {missing}\n kept     {extra}"
-        stored = await judgments.fetchval("SELECT count(*) FROM judgment_executions")
-        summed = await rollups.fetchval("SELECT coalesce(sum(total_executions), 0) FROM judgment_metrics_hourly")
-        assert stored == summed
-        return int(stored)
+        expected = await _read(judgments, expecting)
+        while True:
+            await database.settle(within_s)  # so that all that was just read is rolled up
+            kept = await _read(rollups, keeping)
+            if kept == expected:
+                break
+            later = await _read(judgments, expecting)
+            for name in pairs if later == expected else ():  # no row came between the two
+                missing, extra = expected[name] - kept[name], kept[name] - expected[name]
+                some = f"\n expected {sorted(missing, key=str)[:5]}\n kept     {sorted(extra, key=str)[:5]}"
+                assert expected[name] == kept[name], f"{name} differs from the table{some}"
+            expected = later  # such as what was refused, written a second after the answer
+        return sum(count for _, _, count in expected["judgments_streamed"])
     finally:
         await judgments.close()
         await rollups.close()
 
 
-def _plain(row: Any) -> tuple[Any, ...]:
-    return tuple(row)
+async def _read(connection: Any, queries: dict[str, str]) -> dict[str, set[tuple[Any, ...]]]:
+    """All of them as of one moment."""
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        return {name: {tuple(row) for row in await connection.fetch(sql, timeout=120)} for name, sql in queries.items()}
