@@ -23,6 +23,7 @@ from judgify_engine.errors import Corrupt, JudgifyError, Unavailable
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.change_loop import ChangeLoop
 from judgify_engine.pipeline.ports import ChangeSink
+from judgify_engine.store import gaps
 from judgify_engine.store.pool import AWAY, Database
 from judgify_engine.store.rollup_writer import RollupStore
 from judgify_engine.units import Position
@@ -273,11 +274,10 @@ class Holder:
             new = Stored(position, server.system_identifier, server.timeline, published.fingerprint)
             await store.rebuild(snapshot, new, gap)
         except (JudgifyError, asyncpg.PostgresError, *AWAY) as error:
-            with contextlib.suppress(JudgifyError, asyncpg.PostgresError, *AWAY):
-                await store.gap_failed(gap, str(error) or type(error).__name__)
-            raise Unavailable(
-                f"the rollups could not be computed anew ({gap.reason}): {error or type(error).__name__}"
-            ) from error
+            why = str(error) or type(error).__name__
+            with contextlib.suppress(JudgifyError, asyncpg.PostgresError):
+                await gaps.failed(self._rollups, gap, why)
+            raise Unavailable(f"the rollups could not be computed anew ({gap.reason}): {why}") from error
         self._start_over = ""
         log.info("the rollups were computed from the table", extra={"gap": gap.number, "position": str(position)})
         return position, published

@@ -77,9 +77,10 @@ async def close(connection: Any, gap: OpenGap, lsn: str) -> None:
     await connection.execute(_NO_GAP, gap.number)
 
 
-async def failed(connection: Any, gap: OpenGap, reason: str) -> None:
-    """Keep why an attempt failed."""
-    await connection.execute("UPDATE cdc_gaps SET error = $2 WHERE id = $1", gap.number, reason[:1000])
+async def failed(database: Database, gap: OpenGap, reason: str) -> None:
+    """Keep why an attempt failed. Raises DatabaseUnavailable or Overloaded."""
+    async with database.query() as connection:  # the one that the attempt was made over may be dead, without saying so
+        await connection.execute("UPDATE cdc_gaps SET error = $2 WHERE id = $1", gap.number, reason[:1000])
 
 
 async def open_one(connection: Any, slot: str) -> tuple[str, datetime] | None:

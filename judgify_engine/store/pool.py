@@ -70,13 +70,11 @@ class Database:
         """A connection of its own, ended with all its temporary tables. `snapshot`: its name; all is read as of it."""
         connection = await self.connect()
         try:
-            if snapshot is None:
-                yield connection
-                return
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                await connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")  # the server's own name
-                yield connection
-        finally:
+            if snapshot is not None:  # the server's own name
+                begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+                await connection.execute(f"{begin}; SET TRANSACTION SNAPSHOT '{snapshot}'")
+            yield connection
+        finally:  # not a ROLLBACK, which waits where the server hangs
             connection.terminate()
 
     async def open(self) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from judgify_engine.core.histogram import LIMIT, slot_sql
 from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, FINE_S, LIVE_S, TRACKED_PREFIX, Windows
 from judgify_engine.core.tracking import ranges
+from judgify_engine.errors import DatabaseUnavailable
 from judgify_engine.store.tracking import read_versions
 
 TIMEOUT_S = 6 * 3600.0
@@ -285,6 +286,7 @@ async def _columns_of(connection: Any, table: str) -> str:
 async def _pipe(source: Any, sql: str, target: Any, table: str, *values: Any) -> None:
     """Stream the rows of a query in one session into a table of another one, in bounded memory."""
     chunks: asyncio.Queue[bytes | None] = asyncio.Queue(PIPE_CHUNKS)
+    lost = asyncio.Event()
 
     async def arriving() -> AsyncIterator[bytes]:
         while (chunk := await chunks.get()) is not None:
@@ -294,11 +296,25 @@ async def _pipe(source: Any, sql: str, target: Any, table: str, *values: Any) ->
         await source.copy_from_query(sql, *values, output=chunks.put, format="binary", timeout=TIMEOUT_S)
         await chunks.put(None)
 
+    async def watch() -> None:
+        # asyncpg's COPY does not notice it while it waits for us, nor while it waits to be allowed to write.
+        await lost.wait()
+        raise DatabaseUnavailable("a connection was lost while rows were copied")
+
+    def on_lost(_: Any) -> None:
+        lost.set()
+
+    for connection in (source, target):
+        connection.add_termination_listener(on_lost)
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(send(), name="recompute-read")
-            tasks.create_task(
-                target.copy_to_table(table, source=arriving(), format="binary", timeout=TIMEOUT_S), name="recompute-write"
-            )
+            watching = tasks.create_task(watch(), name="recompute-watch")
+            sending = tasks.create_task(send(), name="recompute-read")
+            await target.copy_to_table(table, source=arriving(), format="binary", timeout=TIMEOUT_S)
+            await sending
+            watching.cancel()
     except ExceptionGroup as group:  # the reason that PostgreSQL gave, as callers sort it
         raise group.exceptions[0] from group
+    finally:
+        for connection in (source, target):
+            connection.remove_termination_listener(on_lost)

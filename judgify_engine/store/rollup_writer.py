@@ -172,10 +172,6 @@ class RollupStore:
         """Before a new slot is made: until the rollups are computed, there is no position, so a crash starts over."""
         return await gaps.begin(self._connection, self._slot, finding)
 
-    async def gap_failed(self, gap: gaps.OpenGap, reason: str) -> None:
-        """Keep why the rollups could not be computed."""
-        await gaps.failed(self._connection, gap, reason)
-
     async def rebuild(self, snapshot: str, new: Stored, gap: gaps.OpenGap) -> None:
         """Compute all rollups from the table, as of an exported snapshot, and set the position to where a new slot starts.
 

@@ -13,7 +13,7 @@ from support.client import Client
 from support.cluster import Cluster, Database, Server
 from support.engine import Engine
 from support.rollups import check_rollups
-from support.waiting import until
+from support.waiting import until, until_now
 
 from judgify_engine.store import embedded
 
@@ -46,6 +46,18 @@ def lose_slot(database: Database) -> bool:
         cluster.run("SELECT pg_switch_wal()")
     cluster.run("CHECKPOINT")
     return bool(cluster.run("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND wal_status = 'lost'", database.slot))
+
+
+def drop_slot(database: Database) -> None:
+    """Take the slot from whoever reads it."""
+    take = "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = %s"
+    drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s AND NOT active"
+
+    def dropped() -> bool:
+        database.cluster.run(take, database.slot)
+        return bool(database.cluster.run(drop, database.slot))
+
+    until_now(dropped, "the slot is dropped")
 
 
 async def holds(client: Client) -> bool:
@@ -112,4 +124,54 @@ async def test_a_server_that_stops_does_not_wait_for_us(server: Server, start_en
     assert await database.rows("SELECT * FROM cdc_gaps") == []
     with pytest.raises(psycopg2.errors.ObjectInUse):
         database.cluster.run("SELECT pg_drop_replication_slot(%s)", database.slot)
+    assert engine.terminate() == 0
+
+
+SPREAD = """
+INSERT INTO judgment_executions (tenant_id, workflow_id, input_data, final_result, confidence_score, method_used,
+                                 execution_time_ms, created_at)
+SELECT 'by-hand', 'w-' || n % 7, '{}', '{"verdict": "ok"}', 1, 'rule', 1, now() - n * interval '7 minutes'
+  FROM generate_series(1, 60000) AS n
+"""
+COPIES = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND state = 'active' AND query LIKE "
+WRITER = f"{COPIES} 'COPY%%new_samples%%FROM STDIN%%'"
+READER_WAITS = f"{COPIES} 'COPY (%%' AND wait_event = 'ClientWrite'"  # the server cuts what it shows of a query
+
+
+def freeze_the_copy(cluster: Cluster, database: str) -> int:
+    """Stop the backend that the recomputed rollups are copied into; its pid, once the other end is full as well."""
+    connection = psycopg2.connect(cluster.dsn)
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+
+            def answer(sql: str) -> tuple[int] | None:
+                cursor.execute(sql, (database,))
+                return cursor.fetchone()
+
+            (writer,) = until_now(lambda: answer(WRITER), "the rollups are copied", 60)
+            os.kill(writer, signal.SIGSTOP)
+            until_now(lambda: answer(READER_WAITS), "all buffers between the two are full")
+            return int(writer)
+    finally:
+        connection.close()
+
+
+async def test_a_server_that_dies_while_the_rollups_are_copied(server: Server, start_engine: Callable[..., Engine]) -> None:
+    """Both connections of the copy stand still, one full and one not allowed to write, and then they are gone."""
+    database = server.cluster.make()
+    engine = await asyncio.to_thread(start_engine, database)
+    async with Client(engine.url, "test-token") as client:
+        await until(lambda: holds(client), "it reads the log")
+        await database.do(SPREAD)
+        assert await check_rollups(database) == 60_000
+        frozen = asyncio.create_task(asyncio.to_thread(freeze_the_copy, server.cluster, database.name))
+        drop_slot(database)
+        os.kill(await frozen, signal.SIGKILL)  # which makes the server end all other connections and recover
+        await until(lambda: holds(client), "it reads the log again", 60)
+    assert await check_rollups(database) == 60_000
+    (gap,) = await database.rows("SELECT reason, attempts, error FROM cdc_gaps")
+    assert (gap["reason"], gap["error"]) == ("missing", None)
+    assert gap["attempts"] > 1
+    assert "Traceback" not in engine.log, engine.log
     assert engine.terminate() == 0
