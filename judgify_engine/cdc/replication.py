@@ -133,8 +133,11 @@ class Replication:
         self.wal_end = max(self.wal_end, message.wal_end)
         return message.payload  # type: ignore[no-any-return]
 
-    async def readable(self, timeout_s: float) -> None:
-        """Wait until there may be a message, at most `timeout_s` seconds."""
+    async def readable(self, timeout_s: float, after_s: float = 0.0) -> None:
+        """Wait until there may be a message, at most `timeout_s` seconds, and `after_s` even if there is one."""
+        if after_s:
+            await asyncio.sleep(after_s)
+            timeout_s -= after_s
         loop = asyncio.get_running_loop()
         try:
             socket_fd = self._connection.fileno()

@@ -8,6 +8,7 @@ Python's `bisect` agree to the bit.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from itertools import accumulate
 from math import ceil
 
@@ -29,6 +30,7 @@ BOUNDS = _make_bounds()
 BOUNDS_SQL = "'{" + ",".join(map(str, BOUNDS)) + "}'::bigint[]"
 
 
+@lru_cache(maxsize=16_384)  # the same times and readings come again: 0.06 µs instead of 0.2
 def slot_of(value: int) -> int:
     """The slot of a value in millionths. In PostgreSQL: see `slot_sql`."""
     return bisect_right(BOUNDS, value) if value >= 0 else -bisect_right(BOUNDS, -value)

@@ -59,6 +59,29 @@ SecondKey = tuple[str, str, int, str]
 """tenant, workflow, second (Unix) of creation (of old ones: their bucket of `LIVE_S`), status."""
 _Values = dict[int, int]
 """Value to how often it came, less how often it was taken back."""
+_CellKey = tuple[str, str, int, str, str]
+"""tenant, workflow, second (Unix; of old ones: their bucket of `LIVE_S`), method, status."""
+
+
+class _Cell(msgspec.Struct):
+    """What was counted of judgments that share a key: one look-up for each row serves all its figures."""
+
+    times_us: _Values
+    confidences_ppm: _Values
+    results: dict[str, int]
+    tracked: dict[str, _Values]
+    """Metric to its values, of judgments that do not say when they occurred."""
+    came: int = 0
+    went: int = 0
+
+    def add(self, other: "_Cell") -> None:
+        _add_values(self.times_us, other.times_us)
+        _add_values(self.confidences_ppm, other.confidences_ppm)
+        _add_values(self.results, other.results)
+        for metric, values in other.tracked.items():
+            _add_values(self.tracked.setdefault(metric, {}), values)
+        self.came += other.came
+        self.went += other.went
 
 
 class Delta:
@@ -74,16 +97,14 @@ class Delta:
         """The table was emptied in this run: the rollups start again from nothing before the sums are added."""
         self.taken_back: set[int] = set()
         """Hours (Unix) of which values were taken back: their smallest and largest may be gone."""
-        self.results: dict[tuple[str, str, int, str], int] = {}
-        """tenant, workflow, hour (Unix), result -> count."""
-        self.streamed: dict[tuple[str, int], list[int]] = {}
-        """tenant, hour (Unix) -> how many rows came, how many were taken back."""
         self.quality: dict[QualityKey, int] = {}
         """How often something was wrong."""
         self._tracking, self._window = tracking, window
-        # (tenant, workflow, second, method, status) to execution times in µs and confidences in millionths.
-        self._judged: dict[tuple[str, str, int, str, str], tuple[_Values, _Values]] = {}
-        self._tracked: dict[SampleKey, _Values] = {}
+        self._cells: dict[_CellKey, _Cell] = {}
+        self._occurred: dict[SampleKey, _Values] = {}
+        """Tracked values of judgments that say when they occurred."""
+        self._emptied: dict[tuple[str, int], int] = {}
+        """tenant, hour (Unix) -> how many rows came and were emptied away."""
 
     def add(self, change: Change) -> None:
         """Add one change of `judgment_executions`."""
@@ -92,11 +113,10 @@ class Delta:
         self.note(change)
         if change.old is None and change.new is None:
             self.truncated = True
-            self._judged.clear()
-            self._tracked.clear()
-            self.results.clear()
+            self._emptied = {key: came for key, (came, _) in self._streamed().items()}
+            self._cells.clear()
+            self._occurred.clear()
             self.taken_back.clear()
-            self.streamed = {key: [came, came] for key, (came, _) in self.streamed.items()}
             self.quality = {key: count for key, count in self.quality.items() if key[3] == REFUSED}
             return
         recent_s = change.commit_time_us // 1_000_000 - RECENT_S
@@ -108,7 +128,7 @@ class Delta:
     @property
     def holds_something(self) -> bool:
         """Whether anything was counted."""
-        return self.truncated or bool(self._judged or self._tracked)
+        return self.truncated or bool(self._cells or self._occurred)
 
     def refused(self, change: Change) -> None:
         """Add one change of `judgment_quarantine`: what came in counts, what is tidied away later does not."""
@@ -133,89 +153,124 @@ class Delta:
             self.position = Position(end_lsn - 1, 0)
 
     def _add_row(self, row: dict[str, Any], sign: int, recent_s: int) -> None:
-        tenant, workflow, created_us = row["tenant_id"], row["workflow_id"], row["created_at"]
-        method, status = row["method_used"], row["status"]
+        created_us, occurred_us = row["created_at"], row["occurred_at"]
         second = created_us // 1_000_000
-        window = self._window
-        if window is None or window[0] <= second < window[1]:
-            cell = second if second >= recent_s else second - second % LIVE_S
-            key = (tenant, workflow, cell, method, status)
-            judged = self._judged.get(key)
-            if judged is None:
-                judged = self._judged[key] = ({}, {})
-            times, confidences = judged
-            # The same rounding as PostgreSQL's round(double precision): half to even.
-            time_us = round(row["execution_time_ms"] * 1000)
-            times[time_us] = times.get(time_us, 0) + sign
-            confidence = round(row["confidence_score"] * 1_000_000)
-            confidences[confidence] = confidences.get(confidence, 0) + sign
-            streamed = self.streamed.get((tenant, second - second % HOUR_S))
-            if streamed is None:
-                streamed = self.streamed[tenant, second - second % HOUR_S] = [0, 0]
-            streamed[sign < 0] += 1
-            result = result_name(row["final_result"]) if status == COMPLETED else FAILED
-            result_key = (tenant, workflow, second - second % HOUR_S, result)
-            self.results[result_key] = self.results.get(result_key, 0) + sign
-            if sign < 0:
-                self.taken_back.add(second - second % HOUR_S)
-            fault = fault_of(row)
-            if fault is not None:
-                self._count((tenant, workflow, second - second % HOUR_S, STORED, fault), sign)
-        fields = self._tracking.of(tenant, workflow, row["workflow_version"], created_us)
-        if fields is not None:
-            second = tracked_time_us(row["occurred_at"], created_us) // 1_000_000
-            if window is None or window[0] <= second < window[1]:
-                for metric, value in fields.values(row["input_data"]):
-                    sample_key = (tenant, workflow, metric, second - second % LIVE_S, method, status)
-                    values = self._tracked.setdefault(sample_key, {})
-                    values[value] = values.get(value, 0) + sign
-                if sign < 0:
-                    self.taken_back.add(second - second % HOUR_S)
+        key = (
+            row["tenant_id"],
+            row["workflow_id"],
+            second if second >= recent_s else second - second % LIVE_S,
+            row["method_used"],
+            row["status"],
+        )
+        cell = None
+        if self._window is None or self._window[0] <= second < self._window[1]:
+            cell = self._cells.get(key)
+            if cell is None:
+                cell = self._cells[key] = _Cell({}, {}, {}, {})
+            self._judge(cell, key, row, second, sign)
+        fields = self._tracking.of(key[0], key[1], row["workflow_version"], created_us)
+        if fields is None:
+            return
+        if occurred_us is not None:
+            self._track(key, fields.values(row["input_data"]), tracked_time_us(occurred_us, created_us) // 1_000_000, sign)
+        elif cell is not None:
+            tracked = cell.tracked
+            for metric, value in fields.values(row["input_data"]):
+                values = tracked.get(metric)
+                if values is None:
+                    values = tracked[metric] = {}
+                values[value] = values.get(value, 0) + sign
+
+    def _judge(self, cell: _Cell, key: _CellKey, row: dict[str, Any], second: int, sign: int) -> None:
+        # The same rounding as PostgreSQL's round(double precision): half to even.
+        time_us, times = round(row["execution_time_ms"] * 1000), cell.times_us
+        times[time_us] = times.get(time_us, 0) + sign
+        confidence, confidences = round(row["confidence_score"] * 1_000_000), cell.confidences_ppm
+        confidences[confidence] = confidences.get(confidence, 0) + sign
+        result, results = result_name(row["final_result"]) if key[4] == COMPLETED else FAILED, cell.results
+        results[result] = results.get(result, 0) + sign
+        if sign > 0:
+            cell.came += 1
+        else:
+            cell.went += 1
+            self.taken_back.add(second - second % HOUR_S)
+        fault = fault_of(row)
+        if fault is not None:
+            self._count((key[0], key[1], second - second % HOUR_S, STORED, fault), sign)
+
+    def _track(self, key: _CellKey, found: list[tuple[str, int]], second: int, sign: int) -> None:
+        if self._window is not None and not self._window[0] <= second < self._window[1]:
+            return
+        for metric, value in found:
+            values = self._occurred.setdefault((key[0], key[1], metric, second - second % LIVE_S, key[3], key[4]), {})
+            values[value] = values.get(value, 0) + sign
+        if sign < 0:
+            self.taken_back.add(second - second % HOUR_S)
 
     def merge(self, other: "Delta") -> None:
-        """Add what another delta counted; the position stays."""
-        for key, (times, confidences) in other._judged.items():
-            mine = self._judged.setdefault(key, ({}, {}))
-            _add_values(mine[0], times)
-            _add_values(mine[1], confidences)
-        for sample_key, values in other._tracked.items():
-            _add_values(self._tracked.setdefault(sample_key, {}), values)
-        for result_key, count in other.results.items():
-            self.results[result_key] = self.results.get(result_key, 0) + count
-        for hour_key, (came, went) in other.streamed.items():
-            streamed = self.streamed.setdefault(hour_key, [0, 0])
-            streamed[0] += came
-            streamed[1] += went
+        """Add what another delta counted, which was not truncated; the position stays."""
+        for key, cell in other._cells.items():
+            self._cells.setdefault(key, _Cell({}, {}, {}, {})).add(cell)
+        for sample_key, values in other._occurred.items():
+            _add_values(self._occurred.setdefault(sample_key, {}), values)
         for quality_key, count in other.quality.items():
             self._count(quality_key, count)
         self.taken_back |= other.taken_back
         self.last_commit_us = max(self.last_commit_us, other.last_commit_us)
 
+    def _streamed(self) -> dict[tuple[str, int], list[int]]:
+        found = {key: [came, came] for key, came in self._emptied.items()}
+        for (tenant, _, second, _, _), cell in self._cells.items():
+            flow = found.setdefault((tenant, second - second % HOUR_S), [0, 0])
+            flow[0] += cell.came
+            flow[1] += cell.went
+        return found
+
     @cached_property
-    def _cells(self) -> list[tuple[str, str, int, str, str, Sample, Sample]]:
-        """tenant, workflow, second, method, status; execution times and confidences as samples."""
+    def streamed(self) -> dict[tuple[str, int], list[int]]:
+        """tenant, hour (Unix) -> how many rows came, how many were taken back. Only when all is added."""
+        return self._streamed()
+
+    @cached_property
+    def results(self) -> dict[tuple[str, str, int, str], int]:
+        """tenant, workflow, hour (Unix), result -> count. Only when all is added."""
+        found: dict[tuple[str, str, int, str], int] = {}
+        for (tenant, workflow, second, _, _), cell in self._cells.items():
+            for result, count in cell.results.items():
+                key = (tenant, workflow, second - second % HOUR_S, result)
+                found[key] = found.get(key, 0) + count
+        return found
+
+    @cached_property
+    def _judged(self) -> list[tuple[_CellKey, Sample, Sample]]:
+        """Execution times and confidences as samples."""
         return [
-            (*key, sample_of(times, 1000, key[4] != COMPLETED), sample_of(confidences, 1, key[4] != COMPLETED))
-            for key, (times, confidences) in self._judged.items()
+            (key, sample_of(cell.times_us, 1000, key[4] != COMPLETED), sample_of(cell.confidences_ppm, 1, key[4] != COMPLETED))
+            for key, cell in self._cells.items()
         ]
 
     @cached_property
     def samples(self) -> dict[SampleKey, Sample]:
         """All values as samples in the narrowest buckets. Only when all is added."""
         found: dict[SampleKey, list[Sample]] = {}
-        for tenant, workflow, second, method, status, times, confidences in self._cells:
+        for (tenant, workflow, second, method, status), times, confidences in self._judged:
             bucket = second - second % LIVE_S
             found.setdefault((tenant, workflow, EXECUTION_TIME, bucket, method, status), []).append(times)
             found.setdefault((tenant, workflow, CONFIDENCE, bucket, method, status), []).append(confidences)
-        for key, values in self._tracked.items():
-            found[key] = [sample_of(values, 1, key[5] != COMPLETED)]
+        for (tenant, workflow, second, method, status), cell in self._cells.items():
+            bucket = second - second % LIVE_S
+            for metric, values in cell.tracked.items():
+                sample = sample_of(values, 1, status != COMPLETED)
+                found.setdefault((tenant, workflow, metric, bucket, method, status), []).append(sample)
+        for key, values in self._occurred.items():
+            found.setdefault(key, []).append(sample_of(values, 1, key[5] != COMPLETED))
         return {key: together(parts) for key, parts in found.items()}
 
     @cached_property
     def sums(self) -> dict[SecondKey, Sums]:
         """The sums over judgments by second. Only when all is added."""
         found: dict[SecondKey, Sums] = {}
-        for tenant, workflow, second, method, status, times, confidences in self._cells:
+        for (tenant, workflow, second, method, status), times, confidences in self._judged:
             count = times.count
             sums = found.get((tenant, workflow, second, status))
             if sums is None:
@@ -245,7 +300,7 @@ class Delta:
         return wider
 
 
-def _add_values(into: _Values, values: _Values) -> None:
+def _add_values(into: dict[Any, int], values: dict[Any, int]) -> None:
     for value, times in values.items():
         into[value] = into.get(value, 0) + times
 

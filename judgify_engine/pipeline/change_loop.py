@@ -50,6 +50,8 @@ WANTED: dict[str, frozenset[str] | None] = {
 }
 SLICE_MESSAGES = 200
 """Messages decoded before others get the event loop: about 2 ms."""
+GATHER_S = 0.01
+"""While a delta gathers anyway, the next messages are looked for so seldom: to be woken for each costs as much as its rows."""
 LOOK_S = 1.0
 """Longest wait for a message while there is nothing to roll up."""
 MARK_BYTES, MARK_S = 64 * KIB, 1.0
@@ -102,24 +104,34 @@ class ChangeLoop:
     async def run(self) -> None:
         """Until cancelled, or until the stream or the writer fails; then start anew from the stored position."""
         loop = asyncio.get_running_loop()
-        messages = 0
+        since_wait = 0
         self._marked_at_s = loop.time() - MARK_S
         while True:
-            message = self._source.read()
+            taken, dry = self._drain(loop.time())
+            since_wait += taken
             now_s = loop.time()
-            if message is not None:
-                self._take(message, now_s)
-                messages += 1
             if self._must_flush(now_s):
                 await self._flush()
                 await self._run_errand(self.applied.lsn)
-            elif message is None:
+            elif dry:
                 self.caught_up_s = now_s
                 await self._run_errand(self._source.wal_end)
                 await self._mark_idle(now_s)
-                await self._source.readable(self._wait_s(now_s))
-            elif messages % SLICE_MESSAGES == 0:
+                await self._wait(now_s, since_wait < SLICE_MESSAGES)
+                since_wait = 0
+            else:
                 await asyncio.sleep(0)
+
+    def _drain(self, now_s: float) -> tuple[int, bool]:
+        """Take a slice of what is there: how many messages, and whether there are no more right now."""
+        for taken in range(SLICE_MESSAGES):
+            if self._delta.changes >= self._config.max_rows:
+                return taken, False
+            message = self._source.read()
+            if message is None:
+                return taken, True
+            self._take(message, now_s)
+        return SLICE_MESSAGES, False
 
     def _take(self, message: bytes, now_s: float) -> None:
         event = self._decoder.decode(message)
@@ -189,10 +201,12 @@ class ChangeLoop:
             return False
         return delta.changes >= self._config.max_rows or now_s - self._gathering_since_s >= self._config.flush_interval_s
 
-    def _wait_s(self, now_s: float) -> float:
+    async def _wait(self, now_s: float, few: bool) -> None:
+        """For messages, at most until the delta is due. `few` came since the last time: the stream does not wait for us."""
         if not self._delta.changes:
-            return LOOK_S
-        return max(0.0, self._gathering_since_s + self._config.flush_interval_s - now_s)
+            return await self._source.readable(LOOK_S)
+        due_s = max(0.0, self._gathering_since_s + self._config.flush_interval_s - now_s)
+        await self._source.readable(due_s, min(due_s, GATHER_S) if few else 0.0)
 
     async def _flush(self) -> None:
         delta, workflows = self._delta, self._workflows

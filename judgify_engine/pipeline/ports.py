@@ -37,8 +37,8 @@ class ChangeSource(Protocol):
     def read(self) -> bytes | None:
         """The next message, or None when there is none right now. Never waits."""
 
-    async def readable(self, timeout_s: float) -> None:
-        """Wait until there may be a message, at most so long."""
+    async def readable(self, timeout_s: float, after_s: float = 0.0) -> None:
+        """Wait until there may be a message, at most `timeout_s` seconds, and `after_s` even if there is one."""
 
     def confirm(self, lsn: int) -> None:
         """Tell the server that all before `lsn` is safe downstream."""
