@@ -9,21 +9,21 @@ very moment where the new slot starts. That may fail or be cut off at any point:
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import asyncpg
 
 from judgify_engine.cdc.replication import Replication
+from judgify_engine.cdc.waiting import first_of, slot_made
 from judgify_engine.config import ChangeConfig
-from judgify_engine.core.healing import Finding, Publication, Server, Slot, Stored, diagnose
+from judgify_engine.core.healing import Blocker, Finding, Publication, Server, Slot, Stored, diagnose
 from judgify_engine.core.samples import Windows
 from judgify_engine.errors import Corrupt, JudgifyError, Unavailable
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.change_loop import ChangeLoop
 from judgify_engine.pipeline.ports import ChangeSink
-from judgify_engine.store import gaps
 from judgify_engine.store.pool import AWAY, Database
 from judgify_engine.store.rollup_writer import RollupStore
 from judgify_engine.units import Position
@@ -51,6 +51,7 @@ class Slots(Protocol):
     async def mark(self) -> None: ...
     async def judgments_before(self, moment: datetime) -> bool: ...
     async def unlimited(self) -> bool: ...
+    async def blockers(self, pid: int) -> list[Blocker]: ...
 
 
 class Holder:
@@ -87,6 +88,7 @@ class Holder:
         self._began_s = 0.0
         self.healing = ""
         """Why this process computes all rollups anew right now; empty: it does not."""
+        self._waits_for = ""
         self.trouble = ""
         """Why the log cannot be read here; empty: it is read, here or by another process."""
 
@@ -96,7 +98,8 @@ class Holder:
         if self.holding:
             return "this process"
         if self.healing:
-            return f"this process, recomputing all rollups ({self.healing})"
+            waits = f", waiting for {self._waits_for} to end" if self._waits_for else ""
+            return f"this process, recomputing all rollups ({self.healing}){waits}"
         return f"failing: {self.trouble}" if self.trouble else "standby"
 
     @property
@@ -134,7 +137,11 @@ class Holder:
         session = Replication(self._judgments.dsn)
         try:
             await session.connect()
-            yield await session.borrow_snapshot(f"{self._config.slot[:55]}_repair")
+            async with self._judgments.session() as watched:
+                slots = self._slots(watched, self._config.slot, PUBLICATION)
+                making = session.borrow_snapshot(f"{self._config.slot[:55]}_repair")
+                place = await slot_made(making, lambda: slots.blockers(session.pid), self._tell_waiting)
+            yield place
         finally:
             session.close()
 
@@ -206,7 +213,7 @@ class Holder:
                 self._begin(changes, healed)
                 loops = {"change-loop": changes.run(), "slot-watch": self._watch(slots, published)}
                 # A rollback on a connection that hangs would wait for it: on the way out nothing of it is needed.
-                await _first_of(loops, lambda: [one.terminate() for one in (watched, connection)])
+                await first_of(loops, lambda: [one.terminate() for one in (watched, connection)])
         finally:
             stream.close()
 
@@ -269,29 +276,19 @@ class Holder:
             published = await slots.repair_publication()
             if slot is not None:
                 await slots.drop()
-            consistent_lsn, snapshot = await stream.create_slot(self._config.slot)
+            making = stream.create_slot(self._config.slot)
+            consistent_lsn, snapshot = await slot_made(making, lambda: slots.blockers(stream.pid), self._tell_waiting)
             position = Position(consistent_lsn, -1)
             new = Stored(position, server.system_identifier, server.timeline, published.fingerprint)
             await store.rebuild(snapshot, new, gap)
         except (JudgifyError, asyncpg.PostgresError, *AWAY) as error:
             why = str(error) or type(error).__name__
             with contextlib.suppress(JudgifyError, asyncpg.PostgresError):
-                await gaps.failed(self._rollups, gap, why)
+                await store.gap_failed(self._rollups, gap, why)
             raise Unavailable(f"the rollups could not be computed anew ({gap.reason}): {why}") from error
         self._start_over = ""
         log.info("the rollups were computed from the table", extra={"gap": gap.number, "position": str(position)})
         return position, published
 
-
-async def _first_of(coroutines: Mapping[str, Coroutine[Any, Any, None]], leave: Callable[[], Any]) -> None:
-    """Run together until one of them ends, then end the others, after `leave`; raises what that one raised."""
-    tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in coroutines.items()]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        leave()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
+    def _tell_waiting(self, for_whom: str) -> None:
+        self._waits_for = for_whom

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 HOLDER_LOCK = 0x6A756467_00000003
 CONNECT_TIMEOUT_S = 5
 STATUS_INTERVAL_S = 10
+NOTICE_END_MS = 1000
 
 
 class Replication:
@@ -76,11 +77,25 @@ class Replication:
         self._in_thread = False
         return row
 
+    @property
+    def pid(self) -> int:
+        """The server process of this session."""
+        return int(self._connection.get_backend_pid())
+
+    async def _leave_with_us(self) -> None:
+        """Have the server notice our end also while it makes a slot: else it would wait on, and keep the holder's lock.
+
+        In a statement before one that makes a slot, because statements alone start the timer. Not all platforms have it.
+        """
+        with contextlib.suppress(DatabaseUnavailable):
+            await self.command(f"SET client_connection_check_interval = {NOTICE_END_MS}; SELECT")
+
     async def create_slot(self, slot: str) -> tuple[int, str]:
         """Make the slot; return the LSN where it starts and a snapshot of exactly that moment.
 
         The snapshot lasts until the next command of this session.
         """
+        await self._leave_with_us()
         row = await self.command(f"CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'export')")
         return parse_lsn(row[1]), str(row[2])
 
@@ -99,6 +114,7 @@ class Replication:
 
     async def borrow_snapshot(self, slot: str) -> tuple[int, str]:
         """A snapshot whose LSN is known, by a slot that ends with this session; it lasts until the session's next command."""
+        await self._leave_with_us()
         row = await self.command(f"CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')")
         return parse_lsn(row[1]), str(row[2])
 

@@ -4,6 +4,7 @@ The rule behind it: a process never confirms more to the server than the positio
 that is confirmed past that position was moved by somebody else, and what lies between was never seen here.
 """
 
+from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from judgify_engine.units import Position, format_lsn
@@ -68,6 +69,19 @@ class Stored(NamedTuple):
     system_identifier: str | None
     timeline: int | None
     publication: str | None
+
+
+class Blocker(NamedTuple):
+    """A transaction that has written something and is open; a new slot waits for it."""
+
+    pid: int | None
+    """The server process; None: the transaction is prepared, nobody is connected."""
+    since: datetime | None
+    """When it began; None: we may not see it."""
+
+    def __str__(self) -> str:
+        who = "a prepared transaction" if self.pid is None else f"the transaction of pid {self.pid}"
+        return who if self.since is None else f"{who}, open since {self.since.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ},"
 
 
 class Finding(NamedTuple):

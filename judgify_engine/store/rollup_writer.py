@@ -185,6 +185,10 @@ class RollupStore:
         """Before a new slot is made: until the rollups are computed, there is no position, so a crash starts over."""
         return await gaps.begin(self._connection, self._slot, finding)
 
+    async def gap_failed(self, rollups: Database, gap: gaps.OpenGap, reason: str) -> None:
+        """Keep why it could not be closed. Raises DatabaseUnavailable or Overloaded."""
+        await gaps.failed(rollups, gap, reason)
+
     async def rebuild(self, snapshot: str, new: Stored, gap: gaps.OpenGap) -> None:
         """Compute all rollups from the table, as of an exported snapshot, and set the position to where a new slot starts.
 

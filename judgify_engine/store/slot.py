@@ -7,7 +7,7 @@ import asyncio
 from datetime import datetime
 from typing import Any
 
-from judgify_engine.core.healing import Publication, Slot
+from judgify_engine.core.healing import Blocker, Publication, Slot
 from judgify_engine.store import publication
 from judgify_engine.units import parse_lsn
 from judgify_engine.wire.pgoutput import MARK
@@ -22,6 +22,16 @@ _NOT_FULL = """
 SELECT c.oid::regclass::text AS name FROM pg_class AS c
  WHERE (c.oid = ANY($1::text[]::regclass[]) OR c.oid IN (SELECT relid FROM pg_partition_tree('judgment_executions')))
    AND c.relreplident <> 'f'
+"""
+
+# Locks may be seen by everybody, since when only by who may see the activity of others.
+_BLOCKERS = """
+SELECT held.pid, coalesce(a.xact_start, p.prepared) AS since
+  FROM pg_locks AS waiting
+  JOIN pg_locks AS held ON held.locktype = 'transactionid' AND held.transactionid = waiting.transactionid AND held.granted
+  LEFT JOIN pg_stat_activity AS a ON a.pid = held.pid
+  LEFT JOIN pg_prepared_xacts AS p ON p.transaction = held.transactionid
+ WHERE waiting.pid = $1 AND NOT waiting.granted ORDER BY 1
 """
 
 
@@ -78,3 +88,8 @@ class SlotStore:
         """Whether the server keeps log for a slot that nobody reads without any limit."""
         async with self._busy:
             return bool(await self._connection.fetchval("SELECT current_setting('max_slot_wal_keep_size') = '-1'"))
+
+    async def blockers(self, pid: int) -> list[Blocker]:
+        """The transactions, of whatever database, that a server process waits for just now."""
+        async with self._busy:
+            return [Blocker(*row) for row in await self._connection.fetch(_BLOCKERS, pid)]

@@ -3,8 +3,9 @@ shown a figure as whole that is not."""
 
 import asyncio
 import contextlib
+import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import psutil
@@ -231,6 +232,71 @@ async def test_kill_9_in_the_middle_of_healing(database: Database, start_engine:
     await until(
         lambda: database.value("SELECT verified_through > now() - interval '1 hour' FROM reconciliation"), "proven again"
     )
+    assert engine.terminate() == 0
+
+
+LOOK_SOON = "import judgify_engine.cdc.waiting as waiting; waiting.LOOK_S = 0.2"
+CONNECTED = "SELECT pid FROM pg_stat_activity WHERE datname = %s"
+
+
+@contextlib.asynccontextmanager
+async def open_transaction(database: Database) -> AsyncIterator[int]:
+    """One that has written and stays open, its statement a secret; its server process."""
+    connection = await database.connect()
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.fetchval("SELECT pg_current_xact_id() AS hunter2")
+        yield connection.get_server_pid()
+        await transaction.rollback()
+    finally:
+        await connection.close()
+
+
+async def test_whom_a_new_slot_waits_for_is_said(database: Database, start_engine: Callable[..., Engine]) -> None:
+    """An open transaction, even in another database; a stop does not wait for it, nor does who takes over."""
+    engine = await reading(start_engine, database, prelude=LOOK_SOON)
+    await database.do(by_hand(10))
+    assert engine.terminate() == 0
+    await until(lambda: drop_slot(database), "the slot is free")
+    other = database.cluster.make()
+    async with open_transaction(other) as pid:
+        for _ in range(2):  # the second one is no standby of what the first one left behind
+            engine.start()
+            async with Client(engine.url, "test-token") as client:
+
+                async def state(client: Client = client) -> Any:
+                    return (await client.get("/ready")).json["log_reader"]
+
+                async def waits(state: Callable[[], Any] = state) -> bool:
+                    return f"waiting for the transaction of pid {pid}, open since 20" in await state()
+
+                await until(waits, "it says whom it waits for")
+                told = [line for line in engine.log.splitlines() if "only when transactions of others have ended" in line]
+                assert [(json.loads(line)["level"], json.loads(line)["pids"]) for line in told] == [("warning", [pid])]
+                assert json.loads(told[0])["since"][0].startswith("20")
+                assert "hunter2" not in engine.log + await state()
+            began_s = time.monotonic()
+            assert engine.terminate(15) == 0
+            assert time.monotonic() - began_s < 5
+            await until(lambda: not database.cluster.run(CONNECTED, database.name), "the server has noticed", 10)
+        engine.start()
+        async with Client(engine.url, "test-token") as client:
+            await until(lambda: "only when transactions" in engine.log, "it waits")
+    async with Client(engine.url, "test-token") as client:
+        await until(lambda: holds(client), "it reads the log")
+    assert await check_rollups(database) == 10
+    assert engine.terminate() == 0
+    other.drop()
+
+
+async def test_whom_a_rebuild_waits_for_is_said(database: Database, start_engine: Callable[..., Engine]) -> None:
+    engine = await reading(start_engine, database, prelude=LOOK_SOON)
+    async with open_transaction(database) as pid:
+        ask = "INSERT INTO rollup_repairs (slot_name, range_from, range_to) VALUES ($1, '2026-01-01Z', '2026-01-02Z')"
+        await database.do(ask, database.slot)
+        await until(lambda: f'"pids": [{pid}]' in engine.log, "it is said")
+    await until(lambda: database.value("SELECT finished_at FROM rollup_repairs"), "it is done")
     assert engine.terminate() == 0
 
 

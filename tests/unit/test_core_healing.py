@@ -1,10 +1,11 @@
 """When a slot can be trusted, and what is said where it cannot."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from judgify_engine.core.healing import Publication, Server, Slot, Stored, diagnose
+from judgify_engine.core.healing import Blocker, Publication, Server, Slot, Stored, diagnose
 from judgify_engine.units import Position
 
 MIB = 1024 * 1024
@@ -75,3 +76,15 @@ def test_danger_is_told_before_the_slot_is_lost(
 ) -> None:
     slot = SLOT._replace(wal_status=status, safe_bytes=safe_bytes, retained_bytes=retained_bytes)
     assert bool(slot.danger) is dangerous
+
+
+@pytest.mark.parametrize(
+    ("blocker", "text"),
+    [
+        (Blocker(7, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)), "the transaction of pid 7, open since 2026-01-02T03:04:05Z,"),
+        (Blocker(7, None), "the transaction of pid 7"),
+        (Blocker(None, datetime(2026, 1, 2, tzinfo=UTC)), "a prepared transaction, open since 2026-01-02T00:00:00Z,"),
+    ],
+)
+def test_whom_a_slot_waits_for_in_words(blocker: Blocker, text: str) -> None:
+    assert str(blocker) == text
