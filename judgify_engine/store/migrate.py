@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 LOCK_KEY = 0x6A756467_00000001  # "judg", 1
 NAME = re.compile(r"^(\d{4})_([a-z0-9_]+)(?:\.(plain|timescale))?\.sql$")
 OLDEST_SERVER = 150000
+FOLDERS = (("sql", "schema_migrations"), ("sql/metrics", "metrics_migrations"))
+"""Of the judgments and of the rollups: where the files are, and the table that says which are applied."""
 
 
 class _Migration(NamedTuple):
@@ -35,7 +37,7 @@ class _Migration(NamedTuple):
 
 async def prepare(judgments: Database, rollups: Database, config: MetricsConfig) -> None:
     """Bring both databases, which may be one, up to date. Raises StartupError."""
-    for database, folder, table in ((judgments, "sql", "schema_migrations"), (rollups, "sql/metrics", "metrics_migrations")):
+    for database, (folder, table) in zip((judgments, rollups), FOLDERS, strict=True):
         which = "database" if database is judgments else "metrics database"
         try:
             connection = await database.connect()

@@ -1,11 +1,12 @@
 """Migrations: once each, under a lock, and never edited after they were applied."""
 
 import asyncio
+import re
 import shutil
 from pathlib import Path
 
 import pytest
-from support.cluster import Database
+from support.cluster import Cluster, Database
 from support.engine import run
 
 from judgify_engine import resources
@@ -73,4 +74,28 @@ def test_command_migrates_and_says_what_is_applied(database: Database) -> None:
     for _ in range(2):
         done = run("migrate", settings={"JUDGIFY_DATABASE_URL": database.dsn})
         assert done.returncode == 0, done.stderr
-        assert "0001_spine.sql  applied 20" in done.stdout
+        assert listed(done.stdout) == EVERY
+
+
+def test_command_looks_where_the_rollups_are(database: Database, cluster: Cluster) -> None:
+    apart = cluster.make()
+    try:
+        done = run("migrate", settings={"JUDGIFY_DATABASE_URL": database.dsn, "JUDGIFY_METRICS_DATABASE_URL": apart.dsn})
+        assert done.returncode == 0, done.stderr
+        assert listed(done.stdout) == EVERY
+    finally:
+        apart.drop()
+
+
+def listed(told: str) -> list[str]:
+    """What `migrate` prints, without the times and the kind of server."""
+    lines = [re.fullmatch(r"(\S+)  applied \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", line) for line in told.splitlines()]
+    return [KIND.sub(".sql", line[1]) if line else "" for line in lines]
+
+
+KIND = re.compile(r"\.(plain|timescale)\.sql$")
+EVERY = [
+    name
+    for folder in ("sql", "sql/metrics")
+    for name in sorted({f"{folder}/{KIND.sub('.sql', name)}" for name in names_in(resources.folder(folder))})
+]
