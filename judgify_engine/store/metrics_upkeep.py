@@ -30,12 +30,19 @@ MERGE_AFTER = timedelta(hours=2)
 """Samples older than this are merged; by then nearly all late ones have come."""
 MERGE_HOURS = 24
 """Hours merged at once at most: what was missed while no engine ran is caught up with in several rounds."""
+KEEP_DONE = timedelta(days=30)
+"""How long repairs that are finished and differences that are resolved can be looked at."""
 TIMEOUT_S = 600.0
 
 _FORGET = """
 DELETE FROM judgment_metrics_buckets WHERE ctid = ANY(ARRAY(
   SELECT ctid FROM judgment_metrics_buckets WHERE width_s = $1 AND bucket < $2 LIMIT $3))
 """
+# What is over and done with; what is open stays, however old. Gaps are few, and a record that users read: they stay.
+_FORGET_DONE = tuple(
+    f"DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE {ended} < $1 LIMIT $2))"
+    for table, ended in (("rollup_repairs", "finished_at"), ("reconciliation_differences", "resolved_at"))
+)
 # The hours not merged yet; what comes late to a merged hour stays as it came.
 _NEXT_HOUR = """
 SELECT min(hour) FROM (
@@ -98,11 +105,18 @@ async def forget(rollups: Database, config: Config, now: datetime) -> None:
         (LIVE_S, timedelta(hours=config.keep.live_hours)),
         (FINE_S, timedelta(days=config.metrics.keep_days)),
     ):
-        forgotten = SLICE_ROWS
-        while forgotten == SLICE_ROWS:
-            async with rollups.query() as connection:
-                done = await connection.execute(_FORGET, width_s, now - keep, SLICE_ROWS)
-            forgotten = int(done.split()[-1])
+        await _forget(rollups, _FORGET, width_s, now - keep)
+    for sql in _FORGET_DONE:
+        await _forget(rollups, sql, now - KEEP_DONE)
+
+
+async def _forget(rollups: Database, sql: str, *values: Any) -> None:
+    """Run a DELETE whose last parameter is how many rows at most, until there are no more."""
+    forgotten = SLICE_ROWS
+    while forgotten == SLICE_ROWS:
+        async with rollups.query() as connection:
+            done = await connection.execute(sql, *values, SLICE_ROWS)
+        forgotten = int(done.split()[-1])
 
 
 async def merge(rollups: Database, now: datetime) -> int:
