@@ -79,7 +79,6 @@ class Metrics(Collector):
         self.push_messages = 0
         self.push_skipped = 0
         self.commits_resolved = 0
-        self.dead_letters = 0
         self.quarantined: Counter[str] = Counter()
         """Refused requests by what is wrong with them (core/quality)."""
         self.gauges: list[Callable[[], Iterable[tuple[str, str, dict[str, str], float]]]] = []
@@ -148,7 +147,6 @@ class Metrics(Collector):
                 "Judgments read from the table to be compared with the rollups.",
                 self.reconciled_rows,
             ),
-            ("judgify_dead_letters", "Judgments that PostgreSQL refused.", self.dead_letters),
         ):
             yield CounterMetricFamily(name, text, value)
 

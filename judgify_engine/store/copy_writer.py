@@ -149,7 +149,6 @@ class CopyWriter:
             return [*await self.commit(judgments[:middle]), *await self.commit(judgments[middle:])]
         judgment = judgments[0]
         log.warning("postgres refused a judgment", extra={"sqlstate": error.sqlstate, "workflow_id": judgment.workflow_id})
-        self._metrics.dead_letters += 1
         refused = RowRefused(f"PostgreSQL refused this judgment: {error}", sqlstate=error.sqlstate)
         self._quarantine.refused_by_postgres(judgment, refused, str(error.sqlstate))
         return [refused]

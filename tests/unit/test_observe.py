@@ -52,12 +52,12 @@ def test_counters_are_told_by_their_labels() -> None:
     metrics.judgments["completed"] += 3
     metrics.judgments["queue_full"] += 2
     metrics.requests["/health", 200] += 5
-    metrics.dead_letters = 4
+    metrics.quarantined["refused_by_database"] += 4
     told = scrape(metrics)
     assert told["judgify_judgments_total", (("outcome", "completed"),)] == 3
     assert told["judgify_judgments_total", (("outcome", "queue_full"),)] == 2
     assert told["judgify_http_requests_total", (("route", "/health"), ("status", "200"))] == 5
-    assert told["judgify_dead_letters_total", ()] == 4
+    assert told["judgify_quarantined_total", (("kind", "refused_by_database"),)] == 4
 
 
 def test_gauges_of_several_partitions_are_one_family() -> None:
