@@ -59,8 +59,18 @@ class WorkflowDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     rules: Annotated[list[Rule], Meta(max_length=MAX_RULES)] = []
     default: Outcome
     description: Annotated[str, Meta(max_length=2000)] = ""
-    track: Annotated[list[Tracked], Meta(max_length=MAX_FIELDS)] = []
-    """Numeric fields of `input_data` to chart; dots lead into nested objects."""
+    track: Annotated[list[Tracked], Meta(max_length=MAX_FIELDS, extra_json_schema={"uniqueItems": True})] = []
+    """Numeric fields of `input_data` to chart, each once; dots lead into nested objects."""
+
+
+def check_tracked(definition: WorkflowDefinition) -> None:
+    """Refuse a field that is tracked twice: raises InvalidWorkflow. Only for new ones; in a stored one it counts once."""
+    seen: dict[str, int] = {}
+    for index, name in enumerate(definition.track):
+        first = seen.setdefault(name, index)
+        if first != index:
+            detail = f"track[{index}]: {name!r} is tracked twice, it is track[{first}] already"
+            raise InvalidWorkflow(detail, field=f"track[{index}]")
 
 
 KNOWN_FUNCTIONS = frozenset(

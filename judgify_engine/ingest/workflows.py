@@ -3,7 +3,7 @@
 import msgspec
 from aiohttp import web
 
-from judgify_engine.core.rules import CompiledWorkflow, WorkflowDefinition
+from judgify_engine.core.rules import CompiledWorkflow, WorkflowDefinition, check_tracked
 from judgify_engine.errors import InvalidField, WorkflowNotFound
 from judgify_engine.ingest.admission import Admission
 from judgify_engine.ingest.judgments import JSON, checked_query, limit_of, read_body
@@ -52,6 +52,7 @@ class WorkflowRoutes:
         size = self._admission.enter(request.content_length)
         try:
             definition: WorkflowDefinition = decode_body(await read_body(request, self._admission), WorkflowDefinition)
+            check_tracked(definition)
             CompiledWorkflow(grant.tenant_id, workflow_id, 0, definition)  # refuses what cannot be used
             stored = await self._store.put(grant.tenant_id, workflow_id, msgspec.json.encode(definition).decode())
             self._registry.stored(CompiledWorkflow(grant.tenant_id, workflow_id, stored.version, definition))

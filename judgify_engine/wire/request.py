@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from judgify_engine.core.tracking import NAME_PATTERN
 from judgify_engine.errors import InvalidField, MalformedJson, NestedTooDeep, NumberOutOfRange, UnstorableText
 
 MAX_DEPTH = 64
@@ -151,6 +152,16 @@ _KINDS = (
 """How msgspec says it, and the kind (core/quality) that it is; all else is a wrong value."""
 
 
+_IN_WORDS = {
+    f"Expected `str` matching regex {pattern!r}": f"must be {words}"
+    for pattern, words in (
+        (WORKFLOW_ID, "letters, digits and . _ : -, at most 128, the first one a letter or digit"),
+        (NAME_PATTERN, "names of letters, digits, _ and -, each beginning with a letter or _, joined by dots"),
+    )
+}
+"""Patterns, as msgspec tells them, for people."""
+
+
 def explain(error: Exception, body: bytes) -> Exception:
     """Sort a decoder's error: not JSON at all (400), or JSON of the wrong shape (422, naming the field)."""
     if isinstance(error, msgspec.ValidationError):
@@ -158,6 +169,7 @@ def explain(error: Exception, body: bytes) -> Exception:
         named = _named_field.search(text)
         field = ".".join(filter(None, (place.rstrip("`").lstrip("."), named[1] if named else "")))
         kind = next((kind for said, kind in _KINDS if said.match(text)), "invalid_value")
+        text = _IN_WORDS.get(text, text)
         return InvalidField(f"{field or 'body'}: {text}", kind=kind, field=field or "body")
     if isinstance(error, RecursionError):
         return _too_deep()

@@ -175,3 +175,18 @@ async def test_rules_of_great_cost_are_bounded(tenant: Client) -> None:
     answer = await tenant.execute({"list": list(range(20_000))}, "costly")
     assert (answer.status, answer.json["status"]) == (200, "failed")
     assert re.search(r"at most \d+ values", answer.json["error"])
+
+
+async def test_a_field_tracked_twice_is_refused_by_name(tenant: Client, engine: Engine) -> None:
+    """One that is stored already, by an older version or by hand, goes on and counts once."""
+    twice = {**always("a"), "track": ["heat", "value", "heat"]}
+    problem = (await tenant.put_workflow("w", twice)).problem(422, "invalid_workflow")
+    assert problem["field"] == "track[2]"
+    assert problem["detail"] == "track[2]: 'heat' is tracked twice, it is track[0] already"
+    assert engine.database is not None
+    await engine.database.do(
+        "INSERT INTO workflows (tenant_id, workflow_id, version, definition) VALUES ($1, 'w', 0, $2::jsonb)",
+        tenant.tenant_id,
+        json.dumps(twice),
+    )
+    assert (await tenant.judge(1, "w"))["status"] == "completed"

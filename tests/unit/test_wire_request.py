@@ -305,6 +305,17 @@ def test_a_wrong_workflow_names_the_field(bad: bytes, field: str) -> None:
     assert caught.value.extra["field"].replace("[...]", "[0]") == field
 
 
+def test_what_a_name_may_look_like_is_said_in_words() -> None:
+    with pytest.raises(InvalidField) as track:
+        decode_body(b'{"track": ["a b"], "default": {"result": {}}}', WorkflowDefinition)
+    assert str(track.value) == (
+        "track[0]: must be names of letters, digits, _ and -, each beginning with a letter or _, joined by dots"
+    )
+    with pytest.raises(InvalidField) as workflow:
+        decode_execute(body(workflow_id=b'"a b"'))
+    assert str(workflow.value).startswith("workflow_id: must be letters, digits and . _ : -")
+
+
 @pytest.mark.parametrize("key", ["a", "~!", "x" * 255, '"', "0b4f-1"])
 def test_visible_ascii_is_an_idempotency_key(key: str) -> None:
     assert IDEMPOTENCY_KEY.match(key)
