@@ -8,11 +8,18 @@ from typing import NamedTuple, TypeVar
 import asyncpg
 
 from judgify_engine.config import Config
+from judgify_engine.errors import JudgifyError
 from judgify_engine.store import migrate
 from judgify_engine.store.embedded import EmbeddedPostgres, dsn_of
 from judgify_engine.store.pool import AWAY, Database
 
 T = TypeVar("T")
+# There is a position or an open gap wherever an engine has ever kept rollups.
+_KNOWN = """
+SELECT EXISTS (SELECT FROM cdc_positions WHERE slot_name = $1)
+    OR EXISTS (SELECT FROM cdc_gaps WHERE slot_name = $1 AND recompute_finished_at IS NULL)
+"""
+_SLOT = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database())"
 
 
 class Databases(NamedTuple):
@@ -64,3 +71,16 @@ async def _run(dsn: str, config: Config, work: Callable[[Databases], Awaitable[T
 def with_database(config: Config, work: Callable[[Database], Awaitable[T]]) -> T:
     """As `with_databases`, for work on the judgments alone."""
     return with_databases(config, lambda both: work(both.judgments))
+
+
+async def check_rollups_are_here(databases: Databases, config: Config) -> None:
+    """Raises JudgifyError where an engine reads the log of the judgments but keeps its rollups in another database."""
+    slot = config.change.slot
+    async with databases.judgments.query() as connection:
+        read = await connection.fetchval(_SLOT, slot)
+    async with databases.rollups.query() as connection:
+        known = await connection.fetchval(_KNOWN, slot)
+    if read and not known:
+        where = "names another database" if config.metrics.database_url else "is not set"
+        reason = f"the rollups of slot {slot} are not kept here: JUDGIFY_METRICS_DATABASE_URL {where}"
+        raise JudgifyError(f"{reason}; give it the value that the engine has")

@@ -5,7 +5,7 @@ import asyncio
 import time
 from datetime import UTC, datetime
 
-from judgify_engine.commands.database import Databases, with_databases
+from judgify_engine.commands.database import Databases, check_rollups_are_here, with_databases
 from judgify_engine.commands.options import add_range, add_settings, from_retained, range_of, settings
 from judgify_engine.config import Config
 from judgify_engine.errors import JudgifyError
@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _rebuild(databases: Databases, config: Config, args: argparse.Namespace, start_s: int, end_s: int) -> int:
+    await check_rollups_are_here(databases, config)
     start_s = await from_retained(databases.judgments, args, start_s, end_s)
     start, end = (datetime.fromtimestamp(second, UTC) for second in (start_s, end_s))
     async with databases.judgments.query() as connection:

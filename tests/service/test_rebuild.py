@@ -7,7 +7,7 @@ from collections.abc import Callable
 import asyncpg
 import pytest
 from support.client import Client, Load
-from support.cluster import Database
+from support.cluster import Cluster, Database
 from support.engine import Engine, run
 from support.rollups import check_rollups
 from support.waiting import until
@@ -15,8 +15,10 @@ from support.waiting import until
 from .test_rollup import SPREAD, by_hand
 
 
-def command(database: Database, *arguments: str) -> "asyncio.Future[object]":
+def command(database: Database, *arguments: str, metrics_dsn: str = "") -> "asyncio.Future[object]":
     settings = {"JUDGIFY_DATABASE_URL": database.dsn, "JUDGIFY_CHANGE_SLOT": database.slot}
+    if metrics_dsn:
+        settings["JUDGIFY_METRICS_DATABASE_URL"] = metrics_dsn
     return asyncio.ensure_future(asyncio.to_thread(run, *arguments, settings=settings))
 
 
@@ -111,6 +113,26 @@ async def test_without_an_engine_it_says_so(database: Database, start_engine: Ca
     done = await command(database, "rebuild")
     assert done.returncode == 1
     assert "no engine reads the log" in done.stderr
+
+
+async def test_rollups_that_are_elsewhere_are_a_hint(
+    cluster: Cluster, database: Database, start_engine: Callable[..., Engine]
+) -> None:
+    database.rollups = cluster.make()
+    engine = await asyncio.to_thread(start_engine, database)
+    async with Client(engine.url, "test-token") as client:
+        await client.judge(70, "test-workflow-0")
+    assert await check_rollups(database) == 1
+    for name in ("verify", "rebuild"):
+        lost = await command(database, name)
+        assert (lost.returncode, lost.stdout) == (1, ""), "it does not wait"
+        assert "JUDGIFY_METRICS_DATABASE_URL is not set" in lost.stderr
+        elsewhere = await command(database, name, metrics_dsn=database.dsn)
+        assert "JUDGIFY_METRICS_DATABASE_URL names another database" in elsewhere.stderr
+        found = await command(database, name, metrics_dsn=database.rollups.dsn)
+        assert found.returncode == 0, found.stderr
+    assert engine.terminate() == 0
+    database.rollups.drop()
 
 
 @pytest.mark.parametrize("arguments", [("--from", "yesterday"), ("--from", "2026-02-01", "--to", "2026-01-01")])
