@@ -12,8 +12,8 @@ from judgify_engine.errors import InvalidField
 from judgify_engine.ingest.judgments import JSON, checked_query
 from judgify_engine.pipeline.access import Access
 from judgify_engine.wire.answer import format_time
-from judgify_engine.wire.quality import Quality, quality_of
-from judgify_engine.wire.summary import Alert, Figures, Period, Summary, Trends
+from judgify_engine.wire.quality import quality_of
+from judgify_engine.wire.summary import Alert, Figures, Period, QualityPeriod, Summary, Trends
 
 TIMEFRAMES = ("1h", "6h", "24h", "7d")
 
@@ -40,7 +40,8 @@ class SummaryRoutes:
         timeframe = timeframe_of(query)
         workflow_id = query.get("workflow_id")
         read = await self._source.read(grant.tenant_id, workflow_id, timeframe)
-        quality = quality_of(read.stored, read.wrong)
+        start, end = map(format_time, read.hours)
+        quality = QualityPeriod(**msgspec.structs.asdict(quality_of(read.stored, read.wrong)), from_=start, to=end)
         summary = Summary(
             tenant_id=grant.tenant_id,
             workflow_id=workflow_id,
@@ -63,7 +64,7 @@ def timeframe_of(query: Mapping[str, str]) -> str:
     return timeframe
 
 
-def _quality_alerts(quality: Quality) -> list[Alert]:
+def _quality_alerts(quality: QualityPeriod) -> list[Alert]:
     how_bad = severity(quality.valid_share)
     if how_bad is None or quality.valid_share is None:
         return []
@@ -72,7 +73,7 @@ def _quality_alerts(quality: Quality) -> list[Alert]:
         f"{quality.invalid} of {quality.records} records were invalid ({quality.valid_share:.1%} valid): {', '.join(kinds)};"
         " see GET /api/v1/quality and GET /api/v1/quarantine"
     )
-    return [Alert(type="data_quality_alert", severity=how_bad, detail=detail)]
+    return [Alert(type="data_quality_alert", severity=how_bad, detail=detail, from_=quality.from_, to=quality.to)]
 
 
 def _period(span: Any) -> Period:

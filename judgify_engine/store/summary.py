@@ -43,8 +43,10 @@ class Read(NamedTuple):
     now: Span
     current: Span
     previous: Span
+    hours: tuple[datetime, datetime]
+    """From when, until when: the whole hours that hold the frame that ends now."""
     stored: dict[str, int]
-    """Judgments by workflow, in the whole hours that hold the frame that ends now."""
+    """Judgments by workflow in those hours."""
     wrong: list[Any]
     """What was wrong in those hours: workflow_id, source, kind, count."""
     differences: list[Any]
@@ -88,4 +90,4 @@ class SummaryReader:
             gap = await gaps.open_one(connection, self._slot)
         if position is None:  # what was found equal are no longer the figures of the table
             through = None
-        return Read(now, current, previous, stored, wrong, list(differences), through, position is None, gap)
+        return Read(now, current, previous, hours, stored, wrong, list(differences), through, position is None, gap)

@@ -24,6 +24,13 @@ class Period(msgspec.Struct):
     figures: Figures
 
 
+class QualityPeriod(Quality, kw_only=True):
+    """Of a span of whole hours, `from` included and `to` not (RFC 3339): the time frame, and what they hold around it."""
+
+    from_: str = msgspec.field(name="from")
+    to: str
+
+
 class Trends(msgspec.Struct):
     """The last `current` span against the one of the same length before it; both are over."""
 
@@ -59,8 +66,8 @@ class Summary(msgspec.Struct):
     timeframe: str
     summary: Period
     trends: Trends
-    quality: Quality
-    """Over the whole hours that hold the time frame."""
+    quality: QualityPeriod
+    """Over the whole hours that hold the time frame, so over up to an hour more: see its `from` and `to`."""
     alerts: list[Alert]
     verified_through: str | None
     """All judgments created before this were compared with the rollups since they last changed, and equal; null: not yet."""

@@ -1,5 +1,6 @@
 """Data quality: everything that comes in is counted, refused or stored, by whoever it was written; the share is told."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -32,6 +33,25 @@ async def test_good_input_alone_is_all_valid(engine: Engine, tenant: Client) -> 
     found = (await quality(tenant))["quality"]
     assert found == {"records": 3, "invalid": 0, "valid_share": 1.0, "refused": {}, "stored": {}}
     assert (await quality(tenant, "/api/v1/summary"))["alerts"] == []
+
+
+@pytest.mark.parametrize(("timeframe", "hours"), [("1h", 2), ("24h", 25)])
+async def test_the_whole_hours_that_are_counted_are_said(tenant: Client, timeframe: str, hours: int) -> None:
+    """More than the time frame, so nobody shall take them for it: the same span in both answers, and in the alert."""
+    (await tenant.call("POST", EXECUTE, body={"input_data": {}})).problem(422, "invalid_field")
+
+    async def told() -> Any:
+        return (await quality(tenant, f"/api/v1/summary?timeframe={timeframe}"))["alerts"]
+
+    (alert,) = await until(told, "it is counted")
+    now = datetime.now(UTC)
+    report = await quality(tenant, f"/api/v1/quality?timeframe={timeframe}")
+    summary = (await quality(tenant, f"/api/v1/summary?timeframe={timeframe}"))["quality"]
+    for one in (alert, report, summary):
+        start, end = datetime.fromisoformat(one["from"]), datetime.fromisoformat(one["to"])
+        assert start.minute == start.second == end.minute == end.second == 0
+        assert (end - start, start <= now - timedelta(hours=hours - 1), now < end) == (timedelta(hours=hours), True, True)
+    assert summary.items() >= report["quality"].items()
 
 
 @pytest.mark.parametrize(("good", "severity"), [(97, None), (95, None), (94, "warning"), (90, "warning"), (89, "critical")])
