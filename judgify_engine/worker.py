@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import uvloop
 from aiohttp import web
 
@@ -76,6 +77,19 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
+def tell_unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What failed without anybody hearing of it, for `set_exception_handler`.
+
+    asyncpg leaves a future of its own behind when a connection breaks in a COPY; the COPY itself fails too, and is told by who
+    made it. A traceback of it would say nothing, and look like a fault of ours. All else is told in full.
+    """
+    error, future = context.get("exception"), context.get("future")
+    if isinstance(error, asyncpg.PostgresConnectionError) and not isinstance(future, asyncio.Task):
+        log.info("a connection to postgres broke", extra={"reason": str(error)})
+    else:
+        loop.default_exception_handler(context)
+
+
 class Worker:
     """One process's parts and their life."""
 
@@ -87,6 +101,7 @@ class Worker:
         """Start, serve, and stop in order."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(tell_unheard)
         for signum in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(signum, stop.set)
         if interrupts.requested():
