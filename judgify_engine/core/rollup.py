@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from judgify_engine.core.depth import is_deep
 from judgify_engine.core.model import Change
 from judgify_engine.core.quality import fault_of
 from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, HOUR_S, LIVE_S, Sample, SampleKey, sample_of, together
@@ -313,14 +314,19 @@ _decode_named = msgspec.json.Decoder(_Named).decode
 
 
 def result_name(final_result: str) -> str:
-    """The result's name: `final_result.verdict` where it is a string (its first 64 characters), else empty."""
+    """The result's name: `final_result.verdict` where it is a string (its first 64 characters), else empty.
+
+    Also empty where it is nested too deep (core/depth).
+    """
     return _short_result_name(final_result) if len(final_result) <= REMEMBERED_CHARS else _read_result_name(final_result)
 
 
 def _read_result_name(final_result: str) -> str:
+    if is_deep(final_result):
+        return ""
     try:
         verdict = _decode_named(final_result).verdict
-    except (msgspec.MsgspecError, RecursionError):  # any JSON that is not an object, or nested beyond reason
+    except msgspec.MsgspecError:  # any JSON that is not an object
         return ""
     return verdict[:RESULT_CHARS] if isinstance(verdict, str) else ""
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from judgify_engine.core.depth import is_deep
 from judgify_engine.core.histogram import LIMIT, MILLIONTHS
 from judgify_engine.core.samples import TRACKED_PREFIX
 
@@ -37,10 +38,15 @@ class TrackedFields:
         self._places = [(metric, names[path[0]], path[1:]) for metric, path in self._paths]
 
     def values(self, input_data: str) -> list[tuple[str, int]]:
-        """(metric, value in millionths) of each tracked field that is a number within `LIMIT`. `input_data`: from jsonb."""
+        """(metric, value in millionths) of each tracked field that is a number within `LIMIT`. `input_data`: from jsonb.
+
+        Of what is nested too deep (core/depth) there is none.
+        """
+        if is_deep(input_data):
+            return []
         try:
             found: Any = self._decode(input_data)
-        except (msgspec.MsgspecError, RecursionError):
+        except msgspec.MsgspecError:
             found = self._each(input_data)
             if found is None:
                 return []
@@ -55,16 +61,16 @@ class TrackedFields:
         return result
 
     def _each(self, input_data: str) -> Any:
-        """Field by field, where one of them cannot be read (a number that fits no double). None: not an object, or too deep."""
+        """Field by field, where one of them cannot be read (a number that fits no double). None: not an object."""
         try:
             found = self._decode_each(input_data)
-        except (msgspec.MsgspecError, RecursionError):
+        except msgspec.MsgspecError:
             return None
         for _, name, _ in self._places:
             raw = getattr(found, name)
             try:
                 setattr(found, name, None if raw is None else msgspec.json.decode(raw))
-            except (msgspec.MsgspecError, RecursionError):
+            except msgspec.MsgspecError:
                 setattr(found, name, None)
         return found
 
@@ -88,9 +94,11 @@ _decode_tracks = msgspec.json.Decoder(_Tracks).decode
 
 def tracked_names(definition: str) -> tuple[str, ...]:
     """What a stored definition tracks; nothing where it is none of ours (it may be written by hand)."""
+    if is_deep(definition):
+        return ()
     try:
         track = _decode_tracks(definition).track
-    except (msgspec.MsgspecError, RecursionError):
+    except msgspec.MsgspecError:
         return ()
     if not isinstance(track, list):
         return ()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from judgify_engine.core.depth import is_deep_sql
 from judgify_engine.core.histogram import LIMIT, slot_sql
 from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, FINE_S, LIVE_S, TRACKED_PREFIX, Windows
 from judgify_engine.core.tracking import ranges
@@ -42,6 +43,12 @@ class Span(NamedTuple):
 
 
 ALL = Span(datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, 1, tzinfo=UTC))  # 2200-01-01 00:00 is allowed, too
+
+
+def _is_deep(value: str) -> str:
+    """For a text that is formatted once more."""
+    return is_deep_sql(value).replace("{", "{{").replace("}", "}}")
+
 
 # A row for each group of judgments whose values fall into one bucket of time: what is `new_samples` below.
 _GROUPED = """
@@ -83,14 +90,14 @@ SELECT e.tenant_id, e.workflow_id, '{TRACKED_PREFIX}' || field, e.time, e.method
                    THEN CASE WHEN abs(place::numeric) >= 1e13 THEN NULL WHEN abs(place::numeric) < 1e-300 THEN 0
                              ELSE place::numeric END END::double precision AS v
          FROM (SELECT e.input_data #> string_to_array(field, '.') AS place) AS p) AS value
- WHERE abs(v) <= {LIMIT:.0f} AND e.time >= {{start}} AND e.time < {{end}}
+ WHERE NOT {_is_deep("e.input_data")} AND abs(v) <= {LIMIT:.0f} AND e.time >= {{start}} AND e.time < {{end}}
 """
-_RESULTS = """
+_RESULTS = f"""
 SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC'),
-       CASE WHEN status <> 'completed' THEN 'failed'
+       CASE WHEN status <> 'completed' THEN 'failed' WHEN {_is_deep("final_result")} THEN ''
             WHEN jsonb_typeof(final_result -> 'verdict') = 'string' THEN left(final_result ->> 'verdict', 64) ELSE '' END,
        count(*)
-  FROM judgment_executions WHERE created_at >= {start} AND created_at < {end} GROUP BY 1, 2, 3, 4
+  FROM judgment_executions WHERE created_at >= {{start}} AND created_at < {{end}} GROUP BY 1, 2, 3, 4
 """
 # As core/quality.fault_of.
 _FAULTS = """

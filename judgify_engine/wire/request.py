@@ -13,10 +13,10 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from judgify_engine.core.depth import MAX_DEPTH
 from judgify_engine.core.tracking import NAME_PATTERN
 from judgify_engine.errors import InvalidField, MalformedJson, NestedTooDeep, NumberOutOfRange, UnstorableText
 
-MAX_DEPTH = 64
 WORKFLOW_ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}(?!\n)$"
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 MAX_DIGITS = 400

@@ -1,10 +1,11 @@
 """From the write-ahead log to the rollups, exactly: whoever writes, however much, whatever happened to the slot."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 import psycopg2
 import pytest
-from support.client import Client, new_tenant
+from support.client import CHECK, Client, new_tenant
 from support.cluster import Database
 from support.engine import Engine, run
 from support.rollups import check_rollups
@@ -262,3 +263,45 @@ async def test_status_command_agrees(running: Engine) -> None:
     })  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "50 stored, 50 rolled up" in done.stdout
+
+
+DEEP = """
+INSERT INTO judgment_executions (tenant_id, workflow_id, workflow_version, input_data, final_result, confidence_score,
+                                 method_used, execution_time_ms)
+VALUES ($1, 'check', 2, $2::jsonb, $3::jsonb, 1, 'rule', 1)
+"""
+
+
+async def test_json_nested_too_deep_says_the_same_in_the_stream_and_in_sql(running: Engine) -> None:
+    """Only others can have written it: what our decoder would give up on counts no values, nor does its result have a name."""
+    database = running.database
+    async with new_tenant(running.url, database) as tenant:
+        await tenant.put_workflow("check", {**CHECK, "track": ["heat"]})
+        for levels in (1, 62, 63, 64, 65, 900, 1100, 5000):
+            for opening, closing in (("[", "]"), ('{"a": ', "}")):
+                inner = "[]" if opening == "[" else "{}"
+                deep = opening * (levels - 1) + inner + closing * (levels - 1)
+                await database.do(
+                    DEEP,
+                    tenant.tenant_id,
+                    f'{{"deep": {deep}, "heat": {levels}}}',
+                    f'{{"deep": {deep}, "verdict": "v{levels}"}}',
+                )
+        await database.settle()
+        counted = await read_deep(database)
+        assert counted == {("heat", 6), ("v1", 2), ("v62", 2), ("v63", 2), ("", 10)}
+        settings = {"JUDGIFY_DATABASE_URL": database.dsn, "JUDGIFY_CHANGE_SLOT": database.slot}
+        await database.do("DELETE FROM judgment_results_hourly; DELETE FROM judgment_metrics_buckets")
+        done = await asyncio.to_thread(run, "rebuild", "--from", "2020-01-01", settings=settings)
+        assert done.returncode == 0, done.stderr
+        assert await read_deep(database) == counted
+
+
+async def read_deep(database: Database) -> set[tuple[str, int]]:
+    """How many values were tracked and how many results have which name."""
+    rows = await database.rows(
+        "SELECT result, total_executions FROM judgment_results_hourly WHERE total_executions <> 0 UNION ALL"
+        " SELECT 'heat', sum(count) FROM judgment_metrics_buckets"
+        "  WHERE metric_name = 'input.heat' AND width_s = 3600 AND workflow_id <> ''"
+    )
+    return {(name, int(count)) for name, count in rows}

@@ -47,6 +47,13 @@ def test_numbers_within_the_limit_count_and_nothing_else(text: str, values: list
     assert fields.values(text) == values
 
 
+@pytest.mark.parametrize(("levels", "values"), [(62, [("input.heat", 5_000_000)]), (63, [("input.heat", 5_000_000)]), (64, [])])
+def test_of_what_is_nested_too_deep_nothing_counts(levels: int, values: list[tuple[str, int]]) -> None:
+    fields = tracked_fields(("heat",))
+    assert fields is not None
+    assert fields.values(f'{{"heat": 5, "deep": {"[" * levels}{"]" * levels}}}') == values
+
+
 @given(
     st.lists(st.sampled_from([(), ("a",), ("a", "b")]), max_size=6),
     st.integers(0, 8),
