@@ -4,8 +4,6 @@ The judgments and the rollups may live in two databases, so what is computed the
 tables of a session, from which the rollups are then replaced in one transaction.
 """
 
-import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -15,12 +13,10 @@ from judgify_engine.core.depth import is_deep_sql
 from judgify_engine.core.histogram import LIMIT, slot_sql
 from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, FINE_S, LIVE_S, TRACKED_PREFIX, Windows
 from judgify_engine.core.tracking import ranges
-from judgify_engine.errors import DatabaseUnavailable
+from judgify_engine.store.pipe import TIMEOUT_S as TIMEOUT_S
+from judgify_engine.store.pipe import pipe
 from judgify_engine.store.tracking import read_versions
 
-TIMEOUT_S = 6 * 3600.0
-PIPE_CHUNKS = 16
-"""Chunks of a COPY on their way from one database to the other."""
 SUMS = """total_executions, successful_executions, rule_executions, llm_executions, hybrid_executions, execution_time_us_sum,
  confidence_ppm_sum"""
 _TABLES = (
@@ -213,14 +209,14 @@ async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> Non
     live_from, fine_from = _moment(now - windows.live_s, LIVE_S), _moment(now - windows.fine_s, FINE_S)
     await target.execute(_NEW)
     start, end = _literal(span.start), _literal(span.end)
-    await _pipe(source, _grouped(_JUDGED.format(start=start, end=end), FINE_S), target, "new_samples")
+    await pipe(source, _grouped(_JUDGED.format(start=start, end=end), FINE_S), target, "new_samples")
     tracked = msgspec.json.encode(ranges(await read_versions(source))).decode()
-    await _pipe(source, _grouped(_TRACKED.format(start=start, end=end), FINE_S), target, "new_samples", tracked)
+    await pipe(source, _grouped(_TRACKED.format(start=start, end=end), FINE_S), target, "new_samples", tracked)
     if span.end > live_from:
         live_start = _literal(max(span.start, live_from))
-        await _pipe(source, _grouped(_TIMED.format(start=live_start, end=end), LIVE_S), target, "new_live")
-    await _pipe(source, _RESULTS.format(start=start, end=end), target, "new_results_hourly")
-    await _pipe(source, _FAULTS.format(start=start, end=end), target, "new_quality_hourly")
+        await pipe(source, _grouped(_TIMED.format(start=live_start, end=end), LIVE_S), target, "new_live")
+    await pipe(source, _RESULTS.format(start=start, end=end), target, "new_results_hourly")
+    await pipe(source, _FAULTS.format(start=start, end=end), target, "new_quality_hourly")
     await target.execute("ANALYZE new_samples; ANALYZE new_live", timeout=TIMEOUT_S)
     await target.execute(_FILL_HOURLY, timeout=TIMEOUT_S)
     hour, fine = "date_trunc('hour', bucket, 'UTC')", f"bucket >= {_literal(fine_from)}"
@@ -288,40 +284,3 @@ async def _columns_of(connection: Any, table: str) -> str:
         table,
     )
     return ", ".join(row["attname"] for row in names)
-
-
-async def _pipe(source: Any, sql: str, target: Any, table: str, *values: Any) -> None:
-    """Stream the rows of a query in one session into a table of another one, in bounded memory."""
-    chunks: asyncio.Queue[bytes | None] = asyncio.Queue(PIPE_CHUNKS)
-    lost = asyncio.Event()
-
-    async def arriving() -> AsyncIterator[bytes]:
-        while (chunk := await chunks.get()) is not None:
-            yield chunk
-
-    async def send() -> None:
-        await source.copy_from_query(sql, *values, output=chunks.put, format="binary", timeout=TIMEOUT_S)
-        await chunks.put(None)
-
-    async def watch() -> None:
-        # asyncpg's COPY does not notice it while it waits for us, nor while it waits to be allowed to write.
-        await lost.wait()
-        raise DatabaseUnavailable("a connection was lost while rows were copied")
-
-    def on_lost(_: Any) -> None:
-        lost.set()
-
-    for connection in (source, target):
-        connection.add_termination_listener(on_lost)
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(watch(), name="recompute-watch")
-            sending = tasks.create_task(send(), name="recompute-read")
-            await target.copy_to_table(table, source=arriving(), format="binary", timeout=TIMEOUT_S)
-            await sending
-            watching.cancel()
-    except ExceptionGroup as group:  # the reason that PostgreSQL gave, as callers sort it
-        raise group.exceptions[0] from group
-    finally:
-        for connection in (source, target):
-            connection.remove_termination_listener(on_lost)
