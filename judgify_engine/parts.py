@@ -156,7 +156,8 @@ class Parts:
         tasks.create_task(self._hub.run(stop), name="hub")
         tasks.create_task(self._reconcile.run(stop), name="reconcile")
         tasks.create_task(self._repair.run(stop), name="repair")
-        tasks.create_task(upkeep.run(self._judgments, config.keep, stop, self._verified_s), name="upkeep")
+        fine_days = config.metrics.keep_days
+        tasks.create_task(upkeep.run(self._judgments, config.keep, fine_days, stop, self._verified_s), name="upkeep")
         tasks.create_task(metrics_upkeep.run(self._rollups, config, stop), name="metrics-upkeep")
 
     def _verified(self) -> list[Gauge]:

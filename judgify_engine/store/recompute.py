@@ -19,14 +19,17 @@ from judgify_engine.store.tracking import read_versions
 
 SUMS = """total_executions, successful_executions, rule_executions, llm_executions, hybrid_executions, execution_time_us_sum,
  confidence_ppm_sum"""
+_IS_TRACKED = f"starts_with(metric_name, '{TRACKED_PREFIX}')"
 _TABLES = (
     ("metrics_hourly", "hour", "true"),
     ("results_hourly", "hour", "true"),
-    ("metrics_buckets", "bucket", "true"),
-    ("metrics_timeseries", "time", "true"),
+    ("metrics_buckets", "bucket", f"NOT {_IS_TRACKED}"),
+    ("metrics_timeseries", "time", f"NOT {_IS_TRACKED}"),
     ("quality_hourly", "hour", "source = 'stored'"),
 )
-"""Each with its time, and which of its rows are computed from the judgments."""
+"""Each with its time, and which of its rows are computed from the judgments by when they were created."""
+_VALUES = (("metrics_buckets", "bucket", _IS_TRACKED), ("metrics_timeseries", "time", _IS_TRACKED))
+"""The same of those by when they occurred."""
 # Lifts, for a transaction, TimescaleDB's refusal to unpack more than 100,000 rows in a DELETE. To others it is a name like any.
 UNLIMITED = "SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
 
@@ -36,9 +39,12 @@ class Span(NamedTuple):
 
     start: datetime
     end: datetime
+    values_start: datetime
+    """Where it starts for tracked values, not after `start`."""
 
 
-ALL = Span(datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, 1, tzinfo=UTC))  # 2200-01-01 00:00 is allowed, too
+_BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
+ALL = Span(_BEGINNING, datetime(2200, 1, 1, 1, tzinfo=UTC), _BEGINNING)  # 2200-01-01 00:00 is allowed, too
 
 
 def _is_deep(value: str) -> str:
@@ -68,13 +74,13 @@ SELECT tenant_id, workflow_id, '{EXECUTION_TIME}', created_at, method_used, stat
   FROM judgment_executions WHERE created_at >= {{start}} AND created_at < {{end}}
 """
 # `$1`: which fields hold for which versions (core/tracking.ranges). What is no double, or beyond the limit, does not count.
+# `{table}`: the judgments, with a condition maybe.
 _TRACKED = f"""
 SELECT e.tenant_id, e.workflow_id, '{TRACKED_PREFIX}' || field, e.time, e.method_used, e.status, round(v * 1000000)::bigint
   FROM (SELECT *, (extract(epoch FROM created_at) * 1000000)::bigint AS us,
                CASE WHEN occurred_at >= '2000-01-01Z' AND occurred_at < '2200-01-01Z' THEN occurred_at ELSE created_at END
                  AS time
-          FROM judgment_executions
-         WHERE (occurred_at >= {{start}} AND occurred_at < {{end}}) OR (created_at >= {{start}} AND created_at < {{end}})) AS e
+          FROM {{table}}) AS e
   JOIN jsonb_to_recordset($1::jsonb) AS t(tenant_id text, workflow_id text, from_version bigint, to_version bigint,
                                           from_us bigint, to_us bigint, fields jsonb)
     ON t.tenant_id = e.tenant_id AND t.workflow_id = e.workflow_id
@@ -86,8 +92,12 @@ SELECT e.tenant_id, e.workflow_id, '{TRACKED_PREFIX}' || field, e.time, e.method
                    THEN CASE WHEN abs(place::numeric) >= 1e13 THEN NULL WHEN abs(place::numeric) < 1e-300 THEN 0
                              ELSE place::numeric END END::double precision AS v
          FROM (SELECT e.input_data #> string_to_array(field, '.') AS place) AS p) AS value
- WHERE NOT {_is_deep("e.input_data")} AND abs(v) <= {LIMIT:.0f} AND e.time >= {{start}} AND e.time < {{end}}
+ WHERE NOT {_is_deep("e.input_data")} AND abs(v) <= {LIMIT:.0f}
 """
+_IN_SPAN = """judgment_executions
+ WHERE (occurred_at >= {start} AND occurred_at < {end}) OR (created_at >= {start} AND created_at < {end})"""
+SAMPLE_NAMES = "tenant_id, workflow_id, metric_name, bucket, method, status, count, sum, low, high, slots, counts"
+_KEPT = f"SELECT {SAMPLE_NAMES} FROM judgment_kept_values WHERE bucket >= {{start}} AND bucket < {{end}}"
 _RESULTS = f"""
 SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC'),
        CASE WHEN status <> 'completed' THEN 'failed' WHEN {_is_deep("final_result")} THEN ''
@@ -209,12 +219,11 @@ async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> Non
     live_from, fine_from = _moment(now - windows.live_s, LIVE_S), _moment(now - windows.fine_s, FINE_S)
     await target.execute(_NEW)
     start, end = _literal(span.start), _literal(span.end)
-    await pipe(source, _grouped(_JUDGED.format(start=start, end=end), FINE_S), target, "new_samples")
-    tracked = msgspec.json.encode(ranges(await read_versions(source))).decode()
-    await pipe(source, _grouped(_TRACKED.format(start=start, end=end), FINE_S), target, "new_samples", tracked)
+    await pipe(source, grouped(_JUDGED.format(start=start, end=end), FINE_S), target, "new_samples")
+    await _prepare_values(source, target, _literal(span.values_start), end)
     if span.end > live_from:
         live_start = _literal(max(span.start, live_from))
-        await pipe(source, _grouped(_TIMED.format(start=live_start, end=end), LIVE_S), target, "new_live")
+        await pipe(source, grouped(_TIMED.format(start=live_start, end=end), LIVE_S), target, "new_live")
     await pipe(source, _RESULTS.format(start=start, end=end), target, "new_results_hourly")
     await pipe(source, _FAULTS.format(start=start, end=end), target, "new_quality_hourly")
     await target.execute("ANALYZE new_samples; ANALYZE new_live", timeout=TIMEOUT_S)
@@ -229,18 +238,32 @@ async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> Non
     await target.execute(_FILL_TIMESERIES, fine_from, timeout=TIMEOUT_S)
 
 
-async def empty(target: Any, since: datetime) -> None:
-    """Forget all that was computed of judgments created since then, a whole hour; in a transaction of `target`."""
+async def _prepare_values(source: Any, target: Any, start: str, end: str) -> None:
+    """Tracked values that occurred in [start, end): of the judgments that are there, and of those that retention dropped."""
+    fields = msgspec.json.encode(ranges(await read_versions(source))).decode()
+    values = f"{tracked(_IN_SPAN.format(start=start, end=end))} AND e.time >= {start} AND e.time < {end}"
+    await pipe(source, grouped(values, FINE_S), target, "new_samples", fields)
+    await pipe(source, _KEPT.format(start=start, end=end), target, "new_samples")
+
+
+async def empty(target: Any, span: Span) -> None:
+    """Forget all that was computed of the judgments of a span that has no end, in a transaction of `target`."""
     await target.execute(UNLIMITED)
     await target.execute(
         "CREATE TEMP TABLE touched ON COMMIT DROP AS SELECT tenant_id, workflow_id FROM judgment_metrics_total"
         " UNION SELECT tenant_id, workflow_id FROM judgment_results_total"
     )
-    for table, time, ours in _TABLES:
-        await target.execute(f"DELETE FROM judgment_{table} WHERE {time} >= $1 AND {ours}", since, timeout=TIMEOUT_S)
+    await _delete(target, span)
     await target.execute(_ADD_UP, timeout=TIMEOUT_S)
-    await target.execute("UPDATE judgments_streamed SET deleted = inserted WHERE hour >= $1", since)
+    await target.execute("UPDATE judgments_streamed SET deleted = inserted WHERE hour >= $1", span.start)
     await target.execute("DROP TABLE touched")
+
+
+async def _delete(target: Any, span: Span) -> None:
+    for tables, start in ((_TABLES, span.start), (_VALUES, span.values_start)):
+        for table, time, ours in tables:
+            sql = f"DELETE FROM judgment_{table} WHERE {time} >= $1 AND {time} < $2 AND {ours}"
+            await target.execute(sql, start, span.end, timeout=TIMEOUT_S)
 
 
 async def count_refused(rows: list[Any], target: Any) -> None:
@@ -254,9 +277,8 @@ async def swap(target: Any, span: Span) -> int:
     bounds = span.start, span.end
     await target.execute(UNLIMITED)
     await target.execute(_TOUCHED, *bounds, timeout=TIMEOUT_S)
-    for table, time, ours in _TABLES:
-        where = f"{time} >= $1 AND {time} < $2 AND {ours}"
-        await target.execute(f"DELETE FROM judgment_{table} WHERE {where}", *bounds, timeout=TIMEOUT_S)
+    await _delete(target, span)
+    for table, _, _ in _TABLES:
         columns = await _columns_of(target, f"judgment_{table}")
         await target.execute(f"INSERT INTO judgment_{table} ({columns}) SELECT {columns} FROM new_{table}", timeout=TIMEOUT_S)
     await target.execute(_ADD_UP, timeout=TIMEOUT_S)
@@ -264,7 +286,13 @@ async def swap(target: Any, span: Span) -> int:
     return int(await target.fetchval("SELECT coalesce(sum(total_executions), 0) FROM new_metrics_hourly"))
 
 
-def _grouped(rows: str, width_s: int) -> str:
+def tracked(table: str) -> str:
+    """A query of the tracked values of a table of judgments, one a row, for `grouped`; `$1`: what is tracked, as JSON."""
+    return _TRACKED.format(table=table)
+
+
+def grouped(rows: str, width_s: int) -> str:
+    """A query of the values that `rows` gives, added up in buckets of `width_s` seconds, with the columns `SAMPLE_NAMES`."""
     return _GROUPED.format(rows=rows, width_s=width_s, slot=slot_sql("v"))
 
 

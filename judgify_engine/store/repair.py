@@ -14,7 +14,7 @@ from judgify_engine.errors import JudgifyError, Unavailable
 from judgify_engine.pipeline.repair_loop import Request
 from judgify_engine.store import recompute
 from judgify_engine.store.pool import AWAY, Database
-from judgify_engine.store.retention import retained_from
+from judgify_engine.store.retention import Boundary, boundary_of
 from judgify_engine.store.rollup_writer import SWAP_LOCK, add
 
 POSTPONE_S = 5.0
@@ -75,20 +75,25 @@ class RepairStore:
                 async with self._snapshot() as (lsn, name):
                     snapshot_at(lsn)
                     async with self._judgments.session(snapshot=name) as source:
+                        boundary = await boundary_of(source)
                         await recompute.prepare(source, target, _span(request), self._windows)
                     # Only now: what is dropped while the table is read is missing from what was read.
-                    await self._check_retained(request)
+                    await self._check_retained(request, boundary)
                 yield lsn, target
         except AWAY as error:
             raise Unavailable(f"PostgreSQL is away: {error or type(error).__name__}") from error
         except asyncpg.PostgresError as error:
             raise JudgifyError(f"PostgreSQL refused: {error}") from error
 
-    async def _check_retained(self, request: Request) -> None:
+    async def _check_retained(self, request: Request, seen: Boundary) -> None:
+        """Raises JudgifyError where judgments of the range are gone, Unavailable where any were dropped since `seen`."""
         async with self._judgments.query() as connection:
-            boundary = await retained_from(connection)
-        if boundary is not None and boundary.timestamp() > request.start_s:
-            raise JudgifyError(f"judgments created before {boundary.isoformat()} were dropped; ask for hours after it")
+            boundary = await boundary_of(connection)
+        moment = boundary.retained_from
+        if moment is not None and moment.timestamp() > request.start_s:
+            raise JudgifyError(f"judgments created before {moment.isoformat()} were dropped; ask for hours after it")
+        if boundary != seen:  # some of their tracked values may be of the range
+            raise Unavailable("old judgments were dropped meanwhile")
 
     async def swap(self, request: Request, prepared: Any, extra: Delta) -> int:
         """Replace the range by what was prepared and `extra`; returns the judgments counted. Raises Fenced."""
@@ -121,4 +126,5 @@ class RepairStore:
 
 
 def _span(request: Request) -> recompute.Span:
-    return recompute.Span(datetime.fromtimestamp(request.start_s, UTC), datetime.fromtimestamp(request.end_s, UTC))
+    start = datetime.fromtimestamp(request.start_s, UTC)
+    return recompute.Span(start, datetime.fromtimestamp(request.end_s, UTC), start)

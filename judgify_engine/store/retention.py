@@ -4,21 +4,23 @@ They leave by whole partitions, which costs no more than a file, and never befor
 in the default partition are deleted, in slices, out of the sight of the stream, which would take them back from the rollups.
 
 `retained_from` is the boundary that this leaves behind: what was created before it may be gone. It moves in the transaction
-that drops, and is never earlier than anything dropped. Who reads the table and then, in a new snapshot, the boundary, knows
-that all from the boundary on was there.
+that drops, and is never earlier than anything dropped; in it, tracked values of what leaves are kept (store/kept). Who reads
+the table and then, in a new snapshot, the boundary, knows that all from the boundary on was there.
 """
 
 import logging
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
 from judgify_engine.config import KeepConfig
 from judgify_engine.core.periods import floor
 from judgify_engine.errors import Unavailable
+from judgify_engine.store.kept import keep, keeping, tracks
 from judgify_engine.store.partitions import DEFAULT, TIMEOUT_S, Partition, alone, present
 from judgify_engine.store.publication import unpublished
+from judgify_engine.store.recompute import ALL
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,12 @@ ON CONFLICT (only_row) DO UPDATE SET retained_from = greatest(r.retained_from, e
 """
 _STRAYS = f"SELECT EXISTS (SELECT FROM {DEFAULT} WHERE created_at < $1)"
 _DELETE_STRAYS = f"""
-DELETE FROM {DEFAULT} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {DEFAULT} WHERE created_at < $1 LIMIT {SLICE_ROWS}))
+WITH gone AS (
+  DELETE FROM {DEFAULT} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {DEFAULT} WHERE created_at < $2 LIMIT {SLICE_ROWS})) RETURNING *
+), kept AS (
+  {keeping("gone")}
+)
+SELECT count(*) FROM gone
 """
 
 
@@ -39,6 +46,23 @@ async def retained_from(connection: "asyncpg.Connection[Any]") -> datetime | Non
     """Judgments created before this whole hour may be gone. None: nothing was ever dropped."""
     moment: datetime | None = await connection.fetchval("SELECT retained_from FROM judgment_retention")
     return moment
+
+
+class Boundary(NamedTuple):
+    """What retention has left; changes with everything that it drops."""
+
+    retained_from: datetime | None
+    values_from: datetime
+    """Since when tracked values of what was dropped are kept, by when they occurred."""
+    moved_at: datetime | None
+
+
+async def boundary_of(connection: "asyncpg.Connection[Any]") -> Boundary:
+    """As the connection's transaction sees it."""
+    row = await connection.fetchrow("SELECT retained_from, values_from, updated_at FROM judgment_retention")
+    if row is None:
+        return Boundary(None, ALL.values_start, None)
+    return Boundary(row["retained_from"], row["values_from"] or ALL.values_start, row["updated_at"])
 
 
 async def drop_old(connection: "asyncpg.Connection[Any]", now: datetime, keep: KeepConfig, proven: datetime) -> list[str]:
@@ -80,6 +104,7 @@ async def _drop(connection: "asyncpg.Connection[Any]", one: Partition, cutoff: d
                 log.warning("a partition stays: it holds a judgment that was created later", extra=facts)
                 return False
             boundary = newest + _INSTANT
+        await keep(connection, name)
         await _move_boundary(connection, boundary)
         await connection.execute(f"DROP TABLE {name}", timeout=TIMEOUT_S)
     log.info("a partition was dropped; its rollups stay", extra={"partition": name})
@@ -94,7 +119,7 @@ async def _forget_strays(connection: "asyncpg.Connection[Any]", before: datetime
     try:
         while forgotten == SLICE_ROWS:
             async with alone(connection), unpublished(connection):
-                forgotten = int((await connection.execute(_DELETE_STRAYS, before, timeout=TIMEOUT_S)).split()[-1])
+                forgotten = await connection.fetchval(_DELETE_STRAYS, await tracks(connection), before, timeout=TIMEOUT_S)
                 await _move_boundary(connection, before)
             total += forgotten
     except Unavailable as error:

@@ -19,7 +19,7 @@ from judgify_engine.core.tracking import Tracking
 from judgify_engine.errors import DatabaseUnavailable, Unavailable
 from judgify_engine.store import gaps, recompute
 from judgify_engine.store.pool import AWAY, Database
-from judgify_engine.store.retention import retained_from
+from judgify_engine.store.retention import boundary_of, retained_from
 from judgify_engine.store.tracking import read_tracking
 from judgify_engine.units import Position, format_lsn, parse_lsn
 from judgify_engine.wire.pgtext import SAMPLE_COLUMNS, SampleTexts, array_literal, encode_samples, real
@@ -165,7 +165,7 @@ class RollupStore:
             async with self._connection.transaction():
                 if delta.truncated:
                     await self._connection.execute("SELECT pg_advisory_xact_lock($1)", SWAP_LOCK, timeout=recompute.TIMEOUT_S)
-                    await recompute.empty(self._connection, await self._retained_from())
+                    await recompute.empty(self._connection, await self._kept_span())
                 await add(self._connection, self._slot, delta, self._windows)
         except AWAY as error:
             raise DatabaseUnavailable("PostgreSQL is away; the rollup goes on when it is back") from error
@@ -196,16 +196,20 @@ class RollupStore:
         """
         target = self._connection
         async with self._judgments.session(snapshot) as source:
-            # What is there now stays until it is read; what was dropped before keeps its rollups.
+            boundary = await boundary_of(source)
+            # What is there now stays until it is read; what was dropped before keeps its rollups; tracked values are kept.
             await source.execute("LOCK TABLE judgment_executions IN ACCESS SHARE MODE")
-            span = recompute.Span(await self._retained_from(), recompute.ALL.end)
+            async with self._judgments.query() as connection:
+                if await boundary_of(connection) != boundary:  # by then the snapshot was older than the table
+                    raise Unavailable("old judgments were dropped meanwhile")
+            span = recompute.Span(boundary.retained_from or recompute.ALL.start, recompute.ALL.end, boundary.values_from)
             await recompute.prepare(source, target, span, self._windows)
             source_rows = await source.fetch(recompute.REFUSED, timeout=recompute.TIMEOUT_S)
         async with target.transaction():
             await target.execute("SELECT pg_advisory_xact_lock($1)", SWAP_LOCK, timeout=recompute.TIMEOUT_S)
             await gaps.count_before(target, gap)
             await target.execute("DELETE FROM reconciliation WHERE slot_name = $1", self._slot)
-            await recompute.empty(target, span.start)
+            await recompute.empty(target, span)
             await recompute.swap(target, span)
             await recompute.count_refused(source_rows, target)
             await gaps.close(target, gap, format_lsn(new.position.lsn))
@@ -219,10 +223,11 @@ class RollupStore:
             )
         await target.execute("DISCARD TEMP")
 
-    async def _retained_from(self) -> datetime:
+    async def _kept_span(self) -> recompute.Span:
         """From when on all judgments are there."""
         async with self._judgments.query() as connection:
-            return await retained_from(connection) or recompute.ALL.start
+            start = await retained_from(connection) or recompute.ALL.start
+        return recompute.Span(start, recompute.ALL.end, start)
 
     async def tracking(self) -> Tracking:
         """What workflows track, as far back as there are versions. Raises DatabaseUnavailable or Overloaded."""

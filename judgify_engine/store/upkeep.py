@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
 from judgify_engine.config import KeepConfig
 from judgify_engine.errors import JudgifyError
-from judgify_engine.store import partitions, quarantine, retention
+from judgify_engine.store import kept, partitions, quarantine, retention
 from judgify_engine.store.pool import Database
 
 log = logging.getLogger(__name__)
@@ -23,8 +23,12 @@ _FORGET = {
 }
 
 
-async def run(database: Database, keep: KeepConfig, stop: asyncio.Event, proven_s: Callable[[], int | None]) -> None:
+async def run(
+    database: Database, keep: KeepConfig, fine_days: int, stop: asyncio.Event, proven_s: Callable[[], int | None]
+) -> None:
     """Once every ten minutes until `stop`; a failure is logged and tried again next time.
+
+    `fine_days`: how long charts have buckets of less than an hour.
 
     `proven_s`: up to where the rollups were found equal to the table (Unix seconds; None: not known here). What was not proven
     yet is not dropped, and only the process that proves it drops.
@@ -33,8 +37,10 @@ async def run(database: Database, keep: KeepConfig, stop: asyncio.Event, proven_
         try:
             await once(database, keep)
             if keep.judgments_days and (second := proven_s()) is not None:
+                now = datetime.now(UTC)
                 async with database.query(may_be_slow=True) as connection:
-                    await retention.drop_old(connection, datetime.now(UTC), keep, datetime.fromtimestamp(second, UTC))
+                    await retention.drop_old(connection, now, keep, datetime.fromtimestamp(second, UTC))
+                    await kept.merge(connection, now - timedelta(days=fine_days))
         except (JudgifyError, asyncpg.PostgresError) as error:
             log.warning("upkeep failed and is tried again later", extra={"reason": str(error)})
         with contextlib.suppress(TimeoutError):
