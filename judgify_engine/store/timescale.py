@@ -22,9 +22,10 @@ SELECT (SELECT default_version FROM pg_available_extensions WHERE name = 'timesc
        coalesce(current_setting('timescaledb.license', true), 'timescale') AS license,
        has_database_privilege(current_database(), 'CREATE') AS may_create
 """
+# The job of an aggregate bears the name of its view from 2.20 on, before that the name of the table that it fills.
 _AGE_NOW = """
 SELECT (config ->> $2)::interval FROM timescaledb_information.jobs
- WHERE proc_name = $1 AND hypertable_name IN ($3, (
+ WHERE proc_name = $1 AND hypertable_name IN ($3, $4, (
    SELECT materialization_hypertable_name FROM timescaledb_information.continuous_aggregates WHERE view_name = $4))
 """
 # Procedure, the key of its age, how it is removed, how it is made. Refreshing reads only what changed since the last time, so

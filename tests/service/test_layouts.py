@@ -187,20 +187,25 @@ async def test_timescale_is_used_where_it_is_there(database: Database, running: 
     assert kind == (b"r" if "[timescale" in request.node.name else b"p")
     if kind == b"p":
         return
-    ages = await rollups.rows(
-        "SELECT proc_name, config FROM timescaledb_information.jobs"
-        " WHERE proc_name LIKE 'policy_%' AND hypertable_name IS NOT NULL"
-    )
-    told = {row["proc_name"]: row["config"] for row in ages}
-    assert '"compress_after": "7 days"' in told["policy_compression"]
-    assert '"drop_after": "365 days"' in told["policy_retention"]
-    assert '"start_offset": "364 days"' in told["policy_refresh_continuous_aggregate"]
+
+    async def policies() -> dict[str, tuple[int, str]]:
+        rows = await rollups.rows(
+            "SELECT proc_name, job_id, config FROM timescaledb_information.jobs"
+            " WHERE proc_name LIKE 'policy_%' AND hypertable_name IS NOT NULL"
+        )
+        return {row["proc_name"]: (row["job_id"], row["config"]) for row in rows}
+
+    told = await policies()
+    assert '"compress_after": "7 days"' in told["policy_compression"][1]
+    assert '"drop_after": "365 days"' in told["policy_retention"][1]
+    assert '"start_offset": "364 days"' in told["policy_refresh_continuous_aggregate"][1]
     assert running.terminate() == 0
     running.settings["JUDGIFY_METRICS_COMPRESS_AFTER_DAYS"] = "9"
     running.start()
-    assert '"compress_after": "9 days"' in await rollups.value(
-        "SELECT config FROM timescaledb_information.jobs WHERE proc_name = 'policy_compression'"
-    )
+    later = await policies()
+    assert '"compress_after": "9 days"' in later.pop("policy_compression")[1]
+    del told["policy_compression"]
+    assert later == told, "what did not change is the job that it was: a new one runs at once"
 
 
 async def test_what_is_compressed_takes_late_rows_and_repairs(
