@@ -91,6 +91,14 @@ class Cluster:
         finally:
             connection.close()
 
+    def timescale(self) -> str | None:
+        """The version of TimescaleDB that the engine will use in a new database; None: plain tables."""
+        rows = self.run(
+            "SELECT default_version FROM pg_available_extensions WHERE name = 'timescaledb'"
+            " AND EXISTS (SELECT FROM pg_settings WHERE name = 'timescaledb.disable_load')"
+        )
+        return str(rows[0][0]) if rows else None
+
     def make(self) -> "Database":
         """A new, empty database."""
         name = f"judgify_{secrets.token_hex(6)}"
@@ -105,6 +113,8 @@ class Database:
         self.cluster, self.name = cluster, name
         self.rollups: Database | None = None
         """Where the rollups are, if not here."""
+        self.plain = False
+        """Whether the rollups are in plain tables also where TimescaleDB is there."""
         self.dsn = cluster.dsn_of(name)
         self.slot = slot or f"{name}_cdc"
 

@@ -51,6 +51,8 @@ class Engine:
             self.settings |= {"JUDGIFY_DATABASE_URL": dsn or database.dsn, "JUDGIFY_CHANGE_SLOT": database.slot}
             if database.rollups is not None:
                 self.settings["JUDGIFY_METRICS_DATABASE_URL"] = database.rollups.dsn
+            if database.plain:
+                self.settings["JUDGIFY_METRICS_TIMESCALE"] = "off"
         self.url = ""
         self.code = ""
         self.process: subprocess.Popen[bytes] | None = None

@@ -1,4 +1,8 @@
-"""Where the rollups live, for the suite that must hold wherever they do: beside the judgments, apart, on TimescaleDB."""
+"""Where the rollups live, for the suite that must hold wherever they do: beside the judgments, apart, on TimescaleDB.
+
+All of them are possible on a server that has TimescaleDB; on another one the two that need it take the server that
+JUDGIFY_TEST_TIMESCALE_URL names.
+"""
 
 import contextlib
 import os
@@ -16,11 +20,13 @@ LAYOUTS = ("beside", "apart", "timescale-beside", "timescale-apart")
 @contextlib.contextmanager
 def laid_out(layout: str, cluster: Cluster) -> Iterator[Database]:
     """A database for the judgments whose rollups are laid out so; both are removed in the end."""
+    on_timescale = layout.startswith("timescale")
     url = os.environ.get(TIMESCALE_URL)
-    if layout.startswith("timescale") and not url:
-        pytest.skip(f"{TIMESCALE_URL} names no server with TimescaleDB")
-    there = Cluster(urlunsplit(urlsplit(url or "")._replace(query=""))) if url else cluster
+    there = Cluster(urlunsplit(urlsplit(url)._replace(query=""))) if url else cluster
+    if on_timescale and not url and not cluster.timescale():
+        pytest.skip(f"the server has no TimescaleDB, and {TIMESCALE_URL} names none that has")
     judgments = (there if layout == "timescale-beside" else cluster).make()
+    judgments.plain = not on_timescale
     if layout in ("apart", "timescale-apart"):
         judgments.rollups = (there if layout == "timescale-apart" else cluster).make()
     try:
