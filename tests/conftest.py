@@ -14,6 +14,12 @@ from support.engine import Engine
 FOREIGN_URL = "JUDGIFY_TEST_DATABASE_URL"
 
 
+def pytest_report_header() -> str:
+    """What a green run is a proof of."""
+    url = os.environ.get(FOREIGN_URL)
+    return f"server: {Cluster(url).server()}" if url else "server: the embedded PostgreSQL"
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The server that tests make their databases on."""

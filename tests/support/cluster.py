@@ -91,6 +91,11 @@ class Cluster:
         finally:
             connection.close()
 
+    def server(self) -> str:
+        """What it is, for people: its version, and that of TimescaleDB where that can be used."""
+        version = self.run("SHOW server_version")[0][0]
+        return f"PostgreSQL {version}" + (f", TimescaleDB {self.timescale()}" if self.timescale() else "")
+
     def timescale(self) -> str | None:
         """The version of TimescaleDB that the engine will use in a new database; None: plain tables."""
         rows = self.run(
