@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from judgify_engine import __version__, interrupts, resources
-from judgify_engine.commands import demo, feed, migrate, rebuild, serve, status, tokens, verify
+from judgify_engine.commands import demo, feed, migrate, rebuild, serve, status, tokens, verify, worker
 from judgify_engine.errors import JudgifyError, SettingsError
 
 COMMANDS: dict[str, tuple[Any, str]] = {
@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
         print(f"judgify-engine: {error.detail}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 0 if arguments[:1] in (["serve"], ["demo"]) else 1
+        return 0 if arguments[:1] in (["serve"], ["demo"], ["worker"]) else 1
     except BrokenPipeError:
         return 1
 
@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=module.__doc__)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
+    inner = commands.add_parser("worker")  # without a help text it is not listed
+    worker.add_arguments(inner)
+    inner.set_defaults(run=worker.run)
     bench = commands.add_parser("bench", help="measure: load, latency, crash, soak, compare, and more")
     benches = bench.add_subparsers(title="benches", required=True, metavar="NAME")
     for path in sorted(resources.folder("bench").glob("*.py")):

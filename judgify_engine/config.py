@@ -174,8 +174,8 @@ class Config(Section, frozen=True):
 
     profile: str = "standard"
     data_dir: str = "judgify-data"
-    workers: Annotated[int, Meta(ge=1, le=1)] = 1
-    """Processes to start; more than one comes with Redis, in a later version."""
+    workers: Annotated[int, Meta(ge=0, le=256)] = 1
+    """Processes that serve; limits hold for each of them. 0: one for each core."""
     http: HttpConfig = HttpConfig()
     database: DatabaseConfig = DatabaseConfig()
     queue: QueueConfig = QueueConfig()

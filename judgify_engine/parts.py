@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from aiohttp import web
@@ -62,7 +62,16 @@ def windows_of(config: Config) -> Windows:
 class Parts:
     """What serves requests, what reads the log, and what looks after both. `judgments` and `rollups` may be one database."""
 
-    def __init__(self, config: Config, judgments: Database, rollups: Database, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: Config,
+        judgments: Database,
+        rollups: Database,
+        metrics: Metrics,
+        figures: Callable[[], Awaitable[bytes]],
+    ) -> None:
+        """`figures`: what `/metrics` answers."""
+        self._figures = figures
         self._config, self._judgments, self._rollups, self._metrics = config, judgments, rollups, metrics
         self.admission = Admission(config.http)
         self.queues = [PartitionQueue(i, config.queue.max_rows, config.queue.max_bytes) for i in range(config.queue.partitions)]
@@ -122,7 +131,7 @@ class Parts:
         operate = OperateRoutes(
             judgments,
             self.admission,
-            metrics,
+            self._figures,
             lambda: any(queue.rows >= config.queue.max_rows for queue in self.queues),
             lambda: self._holder.state,
             build_openapi(),

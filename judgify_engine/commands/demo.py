@@ -3,17 +3,15 @@
 import argparse
 import asyncio
 
-from judgify_engine.commands.options import add_settings, settings
+from judgify_engine.commands.options import add_serving, settings
 from judgify_engine.commands.plant import run_plant
 from judgify_engine.errors import SettingsError
 from judgify_engine.observe import logs
-from judgify_engine.worker import run_process
+from judgify_engine.serving import run_process
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_settings(parser)
-    parser.add_argument("--host", metavar="H", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", metavar="P", help="port to listen on (8000; 0: any free one)")
+    add_serving(parser)
     parser.add_argument("--rate", type=_rate, default=50.0, metavar="R", help="judgments per second (50)")
 
 
@@ -35,4 +33,4 @@ def run(args: argparse.Namespace) -> int:
         print(f"A simulated plant posts {args.rate:g} judgments per second. Ctrl-C ends it.", flush=True)
         await run_plant(url, config.seed.token, args.rate, stop)
 
-    return run_process(config, plant)
+    return run_process(config, lambda: settings(args), plant)

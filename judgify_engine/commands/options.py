@@ -19,6 +19,14 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="where the embedded PostgreSQL keeps its files (judgify-data)")
 
 
+def add_serving(parser: argparse.ArgumentParser) -> None:
+    """The flags of what serves."""
+    add_settings(parser)
+    parser.add_argument("--host", metavar="H", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", metavar="P", help="port to listen on (8000; 0: any free one)")
+    parser.add_argument("--workers", metavar="N", help="processes that serve (1; 0: one for each core)")
+
+
 def add_range(parser: argparse.ArgumentParser) -> None:
     """The flags that name a range of time."""
     parser.add_argument("--from", dest="start", metavar="TIME", help="RFC 3339, or a date (the beginning of time)")
@@ -59,7 +67,8 @@ def _seconds(flag: str, text: str) -> int:
 def settings(args: argparse.Namespace) -> config.Config:
     """The settings from profile, environment and the flags given."""
     flags: dict[tuple[str, ...], Any] = {}
-    for flag, path in {"host": ("http", "host"), "port": ("http", "port"), "data_dir": ("data_dir",)}.items():
+    named = {"host": ("http", "host"), "port": ("http", "port"), "data_dir": ("data_dir",), "workers": ("workers",)}
+    for flag, path in named.items():
         value = getattr(args, flag, None)
         if value is not None:
             flags[path] = value

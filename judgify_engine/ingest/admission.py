@@ -19,6 +19,8 @@ class Admission:
         self.bytes = 0
         self._config = config
         self._draining = False
+        self.retiring = False
+        """Another process takes over: answers end their connections."""
         self._reading: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -60,6 +62,10 @@ class Admission:
         self.bytes -= size
         if not self.requests:
             self._idle.set()
+
+    def retire(self) -> None:
+        """Admit what comes on open connections, but end each with its next answer."""
+        self.retiring = True
 
     @property
     def draining(self) -> bool:

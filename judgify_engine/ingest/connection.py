@@ -72,7 +72,7 @@ class Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there (asyncio.Protocol)."""
         super().connection_made(transport)
-        self._room.taken += 1
+        self._room.enter()
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client (asyncio.Protocol); none: aiohttp reads on in what it has."""
@@ -219,7 +219,7 @@ class Connection(RequestHandler):
 
     def connection_lost(self, error: BaseException | None) -> None:
         """The connection is closed (asyncio.Protocol). A request under way is still committed."""
-        self._room.taken -= 1
+        self._room.leave()
         self._forget_timer()
         self._held = b""
         super().connection_lost(error)

@@ -100,7 +100,9 @@ class Direct:
             self._refuse(error, reply)
             return
         self._metrics.requests[self._route, 200] += 1
-        reply(b"%bContent-Length: %d\r\n\r\n%b" % (_head(), len(body), body), False)
+        last = self._admission.retiring
+        end = b"Connection: close\r\n" if last else b""
+        reply(b"%b%bContent-Length: %d\r\n\r\n%b" % (_head(), end, len(body), body), last)
 
     def _left(self, size: int, started_s: float) -> None:
         self._admission.leave(size)
@@ -111,7 +113,7 @@ class Direct:
             log.error("a request failed", extra={"route": self._route}, exc_info=error)
             error = JudgifyError("something went wrong here; it is in the log")
         status, body, headers = encode_problem(error)
-        last = isinstance(error, Draining)
+        last = isinstance(error, Draining) or self._admission.retiring
         if last:
             headers["Connection"] = "close"
         self._metrics.errors[error.code] += 1

@@ -8,7 +8,9 @@ import asyncio
 import logging
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from judgify_engine.errors import StartupError
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,23 @@ class Room:
         granted = allow_many_files() - RESERVED_FILES
         self.limit = max(1, min(limit or granted, granted))
         self.taken = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def enter(self) -> None:
+        """A connection was opened."""
+        self.taken += 1
+        self._empty.clear()
+
+    def leave(self) -> None:
+        """One was closed."""
+        self.taken -= 1
+        if not self.taken:
+            self._empty.set()
+
+    async def emptied(self) -> None:
+        """Wait until none is open."""
+        await self._empty.wait()
 
 
 class Listener:
@@ -41,13 +60,9 @@ class Listener:
         self._told_s = -TELL_EVERY_S
         self._loop.add_reader(listening, self._accept)
 
-    @property
-    def port(self) -> int:
-        return int(self._socket.getsockname()[1])
-
     def _accept(self) -> None:
         for _ in range(ACCEPTS_AT_ONCE):
-            if self._room.taken + len(self._handing_over) >= self._room.limit:
+            if self._room.taken >= self._room.limit:
                 self._rest("as many are open as may be")
                 return
             try:
@@ -58,9 +73,10 @@ class Listener:
                 self._rest(str(error))
                 return
             connection.setblocking(False)
+            self._room.enter()  # for the hand-over; then the connection counts itself
             task = self._loop.create_task(self._hand_over(connection), name="accept")
             self._handing_over.add(task)
-            task.add_done_callback(self._handing_over.discard)
+            task.add_done_callback(self._handed_over)
 
     def _rest(self, reason: str) -> None:
         """Accept nothing for a moment; who connects meanwhile waits in the backlog."""
@@ -70,6 +86,10 @@ class Listener:
             log.error("connections cannot be accepted now", extra={"reason": reason, "open": self._room.taken})
         self._loop.remove_reader(self._socket)
         self._pause = self._loop.call_later(PAUSE_S, self._loop.add_reader, self._socket, self._accept)
+
+    def _handed_over(self, task: "asyncio.Task[object]") -> None:
+        self._handing_over.discard(task)
+        self._room.leave()
 
     async def _hand_over(self, connection: socket.socket) -> None:
         try:
@@ -81,7 +101,9 @@ class Listener:
             log.exception("a connection could not be served")
 
     def close(self) -> None:
-        """Accept nothing more. Connections that are open stay so."""
+        """Accept nothing more. Connections that are open stay so. May be called twice."""
+        if self._socket.fileno() < 0:
+            return
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._socket)
@@ -100,30 +122,46 @@ def allow_many_files() -> int:
     return MANY_FILES if soft == resource.RLIM_INFINITY else soft
 
 
-async def listen(
-    host: str, port: int, backlog: int, room: Room, make_protocol: Callable[[], asyncio.Protocol]
-) -> list[Listener]:
-    """Listen on every address of `host` (all of them for an empty one). Raises OSError."""
-    loop = asyncio.get_running_loop()
-    infos = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    listeners: list[Listener] = []
+def _bind(host: str, port: int, backlog: int, shared: bool) -> list[socket.socket]:
+    infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in dict.fromkeys(infos):
             listening = socket.socket(family, kind, protocol)
-            try:
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                # Port 0: the same free port on every address.
-                listening.bind((address[0], listeners[0].port if port == 0 and listeners else port, *address[2:]))
-                listening.listen(backlog)
-                listening.setblocking(False)
-            except BaseException:
-                listening.close()
-                raise
-            listeners.append(Listener(listening, room, make_protocol))
+            found.append(listening)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # Port 0: the same free port on every address.
+            listening.bind((address[0], port_of(found) if port == 0 and len(found) > 1 else port, *address[2:]))
+            listening.listen(backlog)
+            listening.setblocking(False)
     except BaseException:
-        for listener in listeners:
-            listener.close()
+        for listening in found:
+            listening.close()
         raise
-    return listeners
+    return found
+
+
+def open_sockets(host: str, port: int, backlog: int, *, shared: bool = False) -> list[socket.socket]:
+    """Sockets that listen on every address of `host` (all of them for an empty one). Raises StartupError.
+
+    `shared`: others of ours may listen there too, and the kernel spreads connections over them (SO_REUSEPORT).
+    """
+    try:
+        return _bind(host, port, backlog, shared)
+    except (OSError, OverflowError) as error:
+        raise StartupError(f"cannot listen on {host}:{port}: {error}") from error
+
+
+def port_of(sockets: Sequence[socket.socket]) -> int:
+    """The port that they listen on."""
+    return int(sockets[0].getsockname()[1])
+
+
+def url_of(host: str, port: int) -> str:
+    """The address to print."""
+    shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
+    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"

@@ -1,18 +1,16 @@
 """For operators: is it alive, can it commit, how is it doing, what can it do."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from judgify_engine import __version__
 from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.admission import Admission
-from judgify_engine.observe.metrics import Metrics
 from judgify_engine.store.pool import AWAY, CAN_WRITE, Database
 
 JSON = "application/json"
@@ -26,7 +24,7 @@ class OperateRoutes:
         self,
         database: Database,
         admission: Admission,
-        metrics: Metrics,
+        figures: Callable[[], Awaitable[bytes]],
         queues_full: Callable[[], bool],
         log_reader: Callable[[], str],
         openapi: bytes,
@@ -34,8 +32,7 @@ class OperateRoutes:
         self._database, self._admission = database, admission
         self._queues_full, self._log_reader = queues_full, log_reader
         self._openapi = openapi
-        self._registry = CollectorRegistry()
-        self._registry.register(metrics)
+        self._figures = figures
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -71,7 +68,7 @@ class OperateRoutes:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """The figures, as Prometheus scrapes them."""
-        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(body=await self._figures(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def openapi(self, request: web.Request) -> web.Response:
         """What this API is, for programs."""

@@ -50,9 +50,15 @@ def _is_ours(record: logging.LogRecord) -> bool:
     return not isinstance(error, HttpProcessingError)
 
 
-def configure(form: str, level: str) -> None:
-    """Set up logging for the process. `form`: `json` or `console`."""
+def configure(form: str, level: str, **fields: Any) -> None:
+    """Set up logging for the process. `form`: `json` or `console`. `fields`: what every event says beside its own."""
     handler = logging.StreamHandler(sys.stderr)
+
+    def say(record: logging.LogRecord) -> bool:
+        vars(record).update({key: value for key, value in fields.items() if key not in vars(record)})
+        return True
+
+    handler.addFilter(say)
     handler.setFormatter(JsonFormatter() if form == "json" else ConsoleFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

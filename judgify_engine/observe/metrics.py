@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import psutil
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -85,6 +86,12 @@ class Metrics(Collector):
         """Each yields (name, help, labels, value)."""
         self._process = psutil.Process()
         self._started_s = time.time()
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    async def figures(self) -> bytes:
+        """What `/metrics` answers where this process is the only one."""
+        return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
         yield from self._stages()

@@ -36,6 +36,8 @@ STEADY_S = 2.0
 LONGEST_PAUSE_S = 10.0
 STILL_LEAVING = ("shared memory block", 'lock file "postmaster.pid" already exists')
 SOCKET_PATH_LIMIT = 100  # a Unix socket's path has 107 bytes at most; PostgreSQL adds its own file name
+CONNECTIONS_OF_PROCESS = 24
+"""What one more process may open: commits, look-ups, lists, the log."""
 SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -76,7 +78,9 @@ def dsn_of(data_dir: Path) -> str:
 class EmbeddedPostgres:
     """One PostgreSQL server under `data_dir`, started and stopped by this process."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, processes: int = 1) -> None:
+        """`processes`: how many will serve from it."""
+        self._connections = int(SETTINGS["max_connections"]) + CONNECTIONS_OF_PROCESS * (processes - 1)
         self.data_dir = data_dir.resolve()
         self.pgdata = self.data_dir / "postgres"
         self.log_file = self.data_dir / "postgres.log"
@@ -241,7 +245,7 @@ class EmbeddedPostgres:
     def _launch(self) -> None:
         socket_dir = _socket_dir(self.data_dir)
         socket_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        settings = {**SETTINGS, "unix_socket_directories": str(socket_dir)}
+        settings = {**SETTINGS, "max_connections": self._connections, "unix_socket_directories": str(socket_dir)}
         command: list[str | Path] = [self._bin / "postgres", "-D", self.pgdata]
         for key, value in settings.items():
             command += ["-c", f"{key}={value}"]

@@ -9,7 +9,7 @@ from source_tree import PACKAGE, modules, name_of, tree_of
 
 ENGINE = "judgify_engine"
 EDGES = ("ingest", "cdc", "store", "live")
-JOINERS = ("parts", "worker", "commands")
+JOINERS = ("parts", "worker", "supervisor", "serving", "commands")
 # What a layer may import of the engine (itself always).
 INWARD = {
     "units": set(),

@@ -107,7 +107,7 @@ def test_the_environment_is_read_by_config_only(path: Path) -> None:
 @pytest.mark.parametrize("path", modules(), ids=[name_of(path) for path in modules()])
 def test_nothing_is_printed_but_by_commands(path: Path) -> None:
     if name_of(path).startswith(
-        ("judgify_engine.commands.", "judgify_engine.cli", "judgify_engine.worker", "judgify_engine.__main__")
+        ("judgify_engine.commands.", "judgify_engine.cli", "judgify_engine.serving", "judgify_engine.__main__")
     ):
         return
     for node in ast.walk(tree_of(path)):

@@ -5,6 +5,7 @@ it fails the test that looks at it with `check_log`, which `terminate` does by i
 """
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -39,9 +40,10 @@ class Engine:
 
     def __init__(
         self, folder: Path, database: Database | None = None, *, dsn: str | None = None, profile: str = "embedded",
-        settings: dict[str, str] | None = None, port: int = 0, prelude: str = "",
+        settings: dict[str, str] | None = None, port: int = 0, prelude: str = "", workers: int = 1,
     ) -> None:  # fmt: skip
         """`prelude`: Python that runs in the process first, to shorten what no setting shortens."""
+        self.workers = workers
         self.folder, self.database = folder, database
         self.data_dir = folder / "data"
         self.port = port
@@ -64,6 +66,8 @@ class Engine:
         assert self.process is None
         self._starts += 1
         line = command("serve", "--profile", self.profile, "--port", str(self.port), "--data-dir", self.data_dir)
+        if self.workers != 1:
+            line += ["--workers", str(self.workers)]
         if self.prelude:
             line[1:3] = ["-c", f"{self.prelude}\nfrom judgify_engine.__main__ import main; main()"]
         with (
@@ -107,6 +111,11 @@ class Engine:
     def pid(self) -> int:
         assert self.process is not None
         return self.process.pid
+
+    def worker_pids(self) -> dict[int, int]:
+        """The worker processes by their number, as the log tells it."""
+        events = [json.loads(line) for line in self.log.splitlines() if '"a worker serves"' in line]
+        return {event["worker"]: event["pid"] for event in events}
 
     @property
     def running(self) -> bool:

@@ -106,7 +106,7 @@ def test_settings_cannot_be_changed() -> None:
         ("JUDGIFY_KEEP_LIVE_HOURS", "5", "keep.live_hours", ">= 6"),
         ("JUDGIFY_LOG_FORMAT", "xml", "log.format", "xml"),
         ("JUDGIFY_SEED_PAGE_CODE", "maybe", "seed.page_code", "`bool`"),
-        ("JUDGIFY_WORKERS", "2", "workers", "<= 1"),
+        ("JUDGIFY_WORKERS", "257", "workers", "<= 256"),
     ],
 )
 def test_a_wrong_value_names_key_bounds_and_what_came(name: str, value: str, key: str, bound: str) -> None:

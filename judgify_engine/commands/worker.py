@@ -1,0 +1,68 @@
+"""One of several processes that a supervisor starts; not for people."""
+
+import argparse
+import asyncio
+import socket
+from pathlib import Path
+
+from judgify_engine import control
+from judgify_engine.observe import logs
+from judgify_engine.observe.metrics import Metrics
+from judgify_engine.observe.siblings import Siblings
+from judgify_engine.serving import run_on_loop
+from judgify_engine.worker import Stop, Worker, databases
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("control", help="the number of the inherited socket to the supervisor")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until the supervisor says otherwise, or is no more."""
+    run_on_loop(_serve(control.take(args.control)))
+    return 0
+
+
+async def _serve(end: socket.socket) -> None:
+    stop = Stop()
+    stop.on_signals()
+    line = await control.Line.open(end)
+    orders = control.decode(await line.hear())
+    config, metrics = orders.config, Metrics()
+    logs.configure(config.log.format, config.log.level, worker=orders.number)
+    siblings = Siblings(Path(orders.folder), orders.number, metrics)
+
+    async def sockets() -> list[socket.socket]:
+        return [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
+
+    async def beside(tasks: asyncio.TaskGroup) -> None:
+        await siblings.serve()
+        tasks.create_task(_obey(line, stop, siblings), name="control")
+        await line.say(control.READY)
+
+    try:
+        async with databases(config, orders.dsn) as (judgments, rollups):
+            for one in {judgments, rollups}:
+                await one.open()
+            await Worker(config, judgments, rollups, metrics, siblings.figures).run(stop, sockets, beside)
+    finally:
+        siblings.leave()
+        line.close()
+
+
+async def _obey(line: control.Line, stop: Stop, siblings: Siblings) -> None:
+    """Until the end; a supervisor that is no more means: now."""
+    ended = asyncio.create_task(stop.now.wait(), name="stop")
+    try:
+        while not stop.now.is_set():
+            heard = asyncio.create_task(line.hear(), name="hear")
+            await asyncio.wait((heard, ended), return_when=asyncio.FIRST_COMPLETED)
+            if not heard.done():
+                heard.cancel()
+            elif heard.result() == control.RETIRE:
+                siblings.leave()
+                stop.retire.set()
+            else:
+                stop.now.set()
+    finally:
+        ended.cancel()

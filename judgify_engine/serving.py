@@ -1,0 +1,146 @@
+"""`serve` and `demo`: the embedded PostgreSQL where no other is named, and one process on it, or a supervisor with several."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from judgify_engine.config import Config
+from judgify_engine.errors import JudgifyError
+from judgify_engine.ingest.listen import open_sockets, port_of, url_of
+from judgify_engine.observe.metrics import Metrics
+from judgify_engine.seed import seed_workflows
+from judgify_engine.store import metrics_upkeep, migrate, upkeep
+from judgify_engine.store.embedded import EmbeddedPostgres
+from judgify_engine.store.pool import Database
+from judgify_engine.store.tokens import TokenStore
+from judgify_engine.store.workflows import WorkflowStore
+from judgify_engine.supervisor import Supervisor
+from judgify_engine.worker import Stop, Worker, databases
+
+log = logging.getLogger(__name__)
+
+POLL_POSTGRES_S = 0.25
+Companion = Callable[[str, asyncio.Event], Coroutine[Any, Any, None]]
+"""Runs beside the server, given its URL and the stop event (the simulated plant of `demo`)."""
+
+
+def run_process(config: Config, reload: Callable[[], Config], companion: Companion | None = None) -> int:
+    """Serve until a signal comes; returns the exit code. Raises StartupError when it cannot start.
+
+    `reload` reads the settings again, for workers that are started later.
+    """
+    processes = config.workers or len(os.sched_getaffinity(0))
+    postgres = EmbeddedPostgres(Path(config.data_dir), processes) if config.embedded else None
+    try:
+        dsn = postgres.start() if postgres is not None else config.database.url
+        serving = Serving(config, dsn, postgres, companion)
+        run_on_loop(serving.many(processes, reload) if processes > 1 else serving.one())
+    finally:
+        if postgres is not None:
+            postgres.stop()
+    return 0
+
+
+def run_on_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run to the end. Raises the one clear error where a part failed, and logs what else did."""
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main)
+    except BaseExceptionGroup as group:
+        # A part failed and took the process down, as it should. One clear error is told as such.
+        errors = list(_leaves(group))
+        for error in errors:
+            if not isinstance(error, JudgifyError):
+                log.critical("a part of the engine failed", exc_info=error)
+        raise next((error for error in errors if isinstance(error, JudgifyError)), JudgifyError("the engine failed")) from None
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+class Serving:
+    """What both ways share: the tables, the printed address, the companion, the embedded server's keeper."""
+
+    def __init__(self, config: Config, dsn: str, postgres: EmbeddedPostgres | None, companion: Companion | None) -> None:
+        self._config, self._dsn, self._postgres, self._companion = config, dsn, postgres, companion
+        self._code: str | None = None
+        """Opens the page once, if the profile gives one."""
+
+    async def one(self) -> None:
+        """Serve in this process."""
+        stop = Stop()
+        stop.on_signals()
+        async with databases(self._config, self._dsn) as (judgments, rollups):
+            if not await stop.unless(self._prepare(judgments, rollups)):
+                return
+            http = self._config.http
+            found: list[socket.socket] = []
+
+            async def sockets() -> list[socket.socket]:
+                found.extend(await asyncio.to_thread(open_sockets, http.host, http.port, http.backlog))
+                return found
+
+            async def beside(tasks: asyncio.TaskGroup) -> None:
+                self._beside(tasks, url_of(http.host, port_of(found)), stop.now)
+
+            metrics = Metrics()
+            await Worker(self._config, judgments, rollups, metrics, metrics.figures).run(stop, sockets, beside)
+
+    async def many(self, processes: int, reload: Callable[[], Config]) -> None:
+        """Serve in processes of our own, which this one looks after."""
+        stop = Stop()
+        stop.on_signals()
+        async with databases(self._config, self._dsn) as (judgments, rollups):
+            if not await stop.unless(self._prepare(judgments, rollups)):
+                return
+        supervisor = Supervisor(self._config, self._dsn, processes, reload)
+
+        async def beside(tasks: asyncio.TaskGroup, url: str) -> None:
+            self._beside(tasks, url, stop.now)
+
+        await supervisor.run(stop, beside)
+
+    async def _prepare(self, judgments: Database, rollups: Database) -> None:
+        """What is made once before anybody serves: tables, partitions, policies, and what the profile brings along."""
+        config, seed = self._config, self._config.seed
+        await migrate.prepare(judgments, rollups, config.metrics)
+        for one in {judgments, rollups}:
+            await one.open()
+        await upkeep.once(judgments, config.keep)
+        await metrics_upkeep.prepare(rollups, config)
+        if seed.workflows:
+            await seed_workflows(WorkflowStore(judgments), seed.tenant, seed.workflows)
+        if seed.page_code:
+            self._code = await TokenStore(judgments).make_code(seed.tenant)
+
+    def _beside(self, tasks: asyncio.TaskGroup, url: str, stop: asyncio.Event) -> None:
+        """It serves: say so, and start what runs beside it."""
+        config = self._config
+        log.info("serving", extra={"url": url, "profile": config.profile, "embedded": config.embedded})
+        if self._code is not None:
+            print(f"\n  Judgify engine is ready. Open  {url}/?code={self._code}", flush=True)
+            print(f"  (the code works once; after that, sign in with the token {config.seed.token})\n", flush=True)
+        else:
+            print(f"Judgify engine is ready: {url}", flush=True)
+        tasks.create_task(self._keep_postgres(stop), name="postgres")
+        if self._companion is not None:
+            tasks.create_task(self._companion(url, stop), name="companion")
+
+    async def _keep_postgres(self, stop: asyncio.Event) -> None:
+        """Start the embedded server again when it died."""
+        while self._postgres is not None and not stop.is_set():
+            try:
+                await asyncio.wait_for(stop.wait(), POLL_POSTGRES_S)
+            except TimeoutError:
+                self._postgres.poll()
