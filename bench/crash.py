@@ -4,7 +4,8 @@ Runs its own engine in a data directory of its own, under a closed loop whose re
 and are repeated over broken connections until they are answered. After each kill and recovery it checks: every id ever
 answered is stored; the rollup equals the table; and, because every request has its key, the table holds exactly one row
 per request, so nothing was stored twice either. `--target engine` kills the engine (its PostgreSQL follows as it
-will), `--target postgres` kills the postmaster and leaves the engine alone to get it back.
+will), `--target postgres` kills the postmaster and leaves the engine alone to get it back, `--target reader` kills the worker
+that reads the log and waits until another one does.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import uvloop
 
 from . import report
@@ -38,7 +40,8 @@ POLL_S = 0.05
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bench crash`."""
     parser.description = "Kill -9 of an engine of its own, or of its PostgreSQL, under load; checks after each recovery."
-    parser.add_argument("--target", choices=("engine", "postgres"), default="engine", help="what is killed")
+    parser.add_argument("--target", choices=tuple(KILLS), default="engine", help="what is killed")
+    parser.add_argument("--workers", type=int, help="processes that serve (default: 1; of --target reader: 2)")
     parser.add_argument("--kills", type=int, default=20, help="how often (default: 20)")
     parser.add_argument("--users", type=int, default=64, help="connections (default: 64)")
     parser.add_argument("--min-seconds", type=float, default=0.3, help="shortest load before a kill (default: 0.3)")
@@ -55,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
         print("bench crash: --kills and --users must be positive, --min-seconds at most --max-seconds", file=sys.stderr)
         return 2
     with report.tables_apart(args.json), data_folder(args.data_dir, "crash") as folder:
-        engine = Engine(folder, args.port or free_port())
+        workers = args.workers or (2 if args.target == "reader" else 1)
+        engine = Engine(folder, args.port or free_port(), workers=workers)
         try:
             with running(engine):
                 return uvloop.run(_crash(args, engine))
@@ -109,7 +113,7 @@ async def _round(args: argparse.Namespace, engine: Engine, recorder: Recorder, b
         await asyncio.sleep(load_s)
         outstanding, before_kill = load.outstanding, recorder.answered
         try:
-            recovered_s = await (_kill_engine(engine) if args.target == "engine" else _kill_postgres(engine))
+            recovered_s = await KILLS[args.target](engine)
             await asyncio.sleep(AFTER_S)
         except EngineFailed as error:  # that is a result too
             recovered_s, verdict.failure = math.nan, str(error)
@@ -159,6 +163,34 @@ async def _kill_postgres(engine: Engine) -> float:
                     return time.perf_counter() - began_s
         await asyncio.sleep(POLL_S)
     raise EngineFailed(f"no PostgreSQL again after {RECOVERY_TIMEOUT_S:.0f} s\n{engine.log_tail()}")
+
+
+async def _kill_reader(engine: Engine) -> float:
+    """Kill the worker that reads the log; wait until another one does, as PostgreSQL sees it."""
+    connection = await asyncpg.connect(engine.dsn)
+    try:
+        before = await _reading(connection, engine, None)
+        reader = await engine.reader()
+        began_s = time.perf_counter()
+        engine.kill_worker(reader)
+        await _reading(connection, engine, before)
+        return time.perf_counter() - began_s
+    finally:
+        await connection.close()
+
+
+async def _reading(connection: Any, engine: Engine, other_than: int | None) -> int:
+    """The server's process that sends the log to a worker."""
+    deadline_s = time.perf_counter() + RECOVERY_TIMEOUT_S
+    while time.perf_counter() < deadline_s:
+        pid = await connection.fetchval("SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'judgify_cdc'")
+        if pid not in (None, other_than):
+            return int(pid)
+        await asyncio.sleep(0.01)
+    raise EngineFailed(f"nobody reads the log after {RECOVERY_TIMEOUT_S:.0f} s\n{engine.log_tail()}")
+
+
+KILLS = {"engine": _kill_engine, "postgres": _kill_postgres, "reader": _kill_reader}
 
 
 def _line(number: int, target: str, figures: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ loop; the waiting ones are coroutines with a bound. The engine's own log goes to
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ from judgify_engine.store.embedded import dsn_of
 from .client import ProtocolError, Target, fetch
 
 START_TIMEOUT_S = 120.0
+_READER = re.compile(r'^judgify_slot_held(?:\{worker="(\d+)"\})? 1\.0$', re.MULTILINE)
 STOP_TIMEOUT_S = 60.0
 POLL_S = 0.05
 
@@ -58,8 +60,8 @@ def data_folder(given: Path | None, name: str) -> Iterator[Path]:
 class Engine:
     """One `judgify-engine serve` with its embedded PostgreSQL under `data_dir`; may be started and killed again."""
 
-    def __init__(self, data_dir: Path, port: int, token: str = "test-token") -> None:
-        self.data_dir = data_dir
+    def __init__(self, data_dir: Path, port: int, token: str = "test-token", workers: int = 1) -> None:
+        self.data_dir, self.workers = data_dir, workers
         self.target = Target("127.0.0.1", port, token)
         self.dsn = dsn_of(data_dir)
         self.log_file = data_dir / "engine.log"
@@ -72,6 +74,7 @@ class Engine:
         if (package / "judgify_engine").is_dir():  # a checkout that is not installed
             environment["PYTHONPATH"] = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
         command = [sys.executable, "-m", "judgify_engine", "serve", "--port", str(self.target.port)]
+        command += ["--workers", str(self.workers)]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--data-dir", str(self.data_dir)],
@@ -116,6 +119,24 @@ class Engine:
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker.kill()
         self._process.wait(STOP_TIMEOUT_S)
+
+    async def reader(self, timeout_s: float = 30.0) -> int:
+        """The number of the worker that reads the log (0 where there is one process). Raises EngineFailed."""
+        deadline_s = time.perf_counter() + timeout_s
+        while time.perf_counter() < deadline_s:
+            with contextlib.suppress(OSError, TimeoutError, ProtocolError):
+                figures = (await fetch(self.target, "GET", "/metrics", timeout_s=5.0)).body.decode()
+                if (found := _READER.search(figures)) is not None:
+                    return int(found[1] or 0)
+            await asyncio.sleep(POLL_S)
+        raise EngineFailed(f"nobody reads the log after {timeout_s:.0f} s\n{self.log_tail()}")
+
+    def kill_worker(self, number: int) -> None:
+        """SIGKILL to one worker; its id is in the supervisor's log. Raises EngineFailed when that has no such worker."""
+        pids = re.findall(rf"a worker serves\s.*worker=\"?{number}\b.*pid=(\d+)", self.log_file.read_text(errors="replace"))
+        if not pids:
+            raise EngineFailed(f"worker {number} is not in the log\n{self.log_tail()}")
+        os.kill(int(pids[-1]), signal.SIGKILL)
 
     def kill_postgres(self) -> int:
         """SIGKILL to the postmaster; gives its process id. Raises EngineFailed when it does not run."""
