@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from judgify_engine import __version__, interrupts, resources
-from judgify_engine.commands import demo, feed, migrate, rebuild, serve, status, tokens, verify, worker
+from judgify_engine.commands import demo, feed, migrate, quotas, rebuild, serve, status, tokens, verify, worker
 from judgify_engine.errors import JudgifyError, SettingsError
 
 COMMANDS: dict[str, tuple[Any, str]] = {
@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[Any, str]] = {
     "feed": (feed, "post a CSV or NDJSON file to a running server"),
     "migrate": (migrate, "bring the database's tables up to date"),
     "tokens": (tokens, "create, list and revoke tokens"),
+    "quotas": (quotas, "bound what tenants may use"),
     "verify": (verify, "compare the rollups with the table, now"),
     "rebuild": (rebuild, "compute the rollups of some hours anew, while the engine runs"),
     "status": (status, "show how a running server is doing"),
@@ -69,6 +70,7 @@ BENCHES = {
     "crash": "kill -9 again and again; nothing may be missing",
     "latency": "from the commit to the dashboard's message",
     "load": "throughput and latency, closed or open loop",
+    "neighbours": "what a tenant at ten times its quota does to the latency of others",
     "partitions": "insert, look up and list with 20 million judgments in the table",
     "queries": "charts and summaries with a year of data",
     "rollup": "what reading the log and rolling up costs",

@@ -152,6 +152,16 @@ class MetricsConfig(Section, frozen=True):
     """With TimescaleDB: when samples are compressed."""
 
 
+class QuotaConfig(Section, frozen=True):
+    """What each tenant may use, in all workers together, unless `judgify-engine quotas` gives it its own. 0: no bound."""
+
+    requests_per_s: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0
+    bytes_per_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    """Of request bodies."""
+    sockets: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """Dashboards open at once."""
+
+
 class LogConfig(Section, frozen=True):
     """What the process says about itself, on stderr."""
 
@@ -185,6 +195,7 @@ class Config(Section, frozen=True):
     reconcile: ReconcileConfig = ReconcileConfig()
     keep: KeepConfig = KeepConfig()
     metrics: MetricsConfig = MetricsConfig()
+    quota: QuotaConfig = QuotaConfig()
     log: LogConfig = LogConfig()
     seed: SeedConfig = SeedConfig()
 

@@ -137,6 +137,24 @@ class Overloaded(RetryLater):
     code, title = "overloaded", "Too much at once"
 
 
+class QuotaExceeded(RetryLater):
+    """`headers`: what the answer says of the quota. `hold_s`: when it is sent."""
+
+    code, status, title = "quota_exceeded", 429, "The tenant's quota is used up"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        headers: dict[str, str] | None = None,
+        hold_s: float = 0.0,
+        retry_after_s: float = 1.0,
+        **extra: Any,
+    ) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s, **extra)
+        self.headers, self.hold_s = headers or {}, hold_s
+
+
 class QueueFull(Overloaded):
     code, title = "queue_full", "The queue is full"
 

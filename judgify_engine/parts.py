@@ -9,6 +9,7 @@ from aiohttp import web
 
 from judgify_engine.cdc.holder import Holder
 from judgify_engine.config import Config
+from judgify_engine.core.quota import Quota
 from judgify_engine.core.samples import Windows
 from judgify_engine.ingest.admission import Admission
 from judgify_engine.ingest.direct import Direct
@@ -31,6 +32,7 @@ from judgify_engine.pipeline.batch_loop import BatchLoop
 from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.partition_queue import PartitionQueue
 from judgify_engine.pipeline.quarantine_loop import Quarantine
+from judgify_engine.pipeline.quotas import Quotas
 from judgify_engine.pipeline.reconcile_loop import ReconcileLoop
 from judgify_engine.pipeline.registry import WorkflowRegistry
 from judgify_engine.pipeline.repair_loop import RepairLoop
@@ -81,11 +83,14 @@ class Parts:
         writer = CopyWriter(judgments, metrics, timeout_s, self._quarantine)
         self._batches = [BatchLoop(queue, writer, config.batch, metrics, timeout_s) for queue in self.queues]
         self._build_followers()
-        access = self._access()
-        self.dashboards = DashboardRoutes(self._hub, access, metrics)
+        quotas = Quotas(max(1, config.workers))
+        access = self._access(quotas)
+        self.dashboards = DashboardRoutes(self._hub, access, metrics, quotas)
         self._judging = Judging(self._registry, self.queues, JudgmentReader(judgments), metrics, self._accepted)
-        self.direct = Direct(self._judging, access, self.admission, self._available, EXECUTE_PATH, metrics, self._quarantine)
-        self.routes = self._routes(access)
+        self.direct = Direct(
+            self._judging, access, self.admission, self._available, EXECUTE_PATH, metrics, self._quarantine, quotas
+        )
+        self.routes = self._routes(access, quotas)
         metrics.gauges += [self._gauges, self._verified, self._holder.gauges, self._quarantine.gauges]
 
     def _build_followers(self) -> None:
@@ -113,10 +118,11 @@ class Parts:
         repairs = RepairStore(judgments, rollups, slot, windows, self._holder.snapshot)
         self._repair = RepairLoop(repairs, lambda: self._holder.changes, repaired)
 
-    def _access(self) -> Access:
-        seed = self._config.seed
-        known = {seed.token: Grant(seed.tenant, frozenset(SCOPES), None)} if seed.token else {}
-        return Access(TokenStore(self._judgments), known)
+    def _access(self, quotas: Quotas) -> Access:
+        seed, own = self._config.seed, self._config.quota
+        default = Quota(own.requests_per_s, own.bytes_per_s, own.sockets)
+        known = {seed.token: Grant(seed.tenant, frozenset(SCOPES), None, default)} if seed.token else {}
+        return Access(TokenStore(self._judgments, default), known, quotas.spend_or_hold)
 
     def _available(self) -> bool:
         return self._judgments.available
@@ -125,7 +131,7 @@ class Parts:
         """Only who reads the log knows."""
         return self._reconcile.verified_through_s if self._holder.holding else None
 
-    def _routes(self, access: Access) -> list[web.RouteDef]:
+    def _routes(self, access: Access, quotas: Quotas) -> list[web.RouteDef]:
         config, metrics, judgments, rollups = self._config, self._metrics, self._judgments, self._rollups
         slot, reader, judging = config.change.slot, JudgmentReader(judgments), self._judging
         operate = OperateRoutes(
@@ -137,7 +143,7 @@ class Parts:
             build_openapi(),
         )
         groups = (
-            JudgmentRoutes(judging, reader, access, self.admission, self._available, metrics, self._quarantine),
+            JudgmentRoutes(judging, reader, access, self.admission, self._available, metrics, self._quarantine, quotas),
             QuarantineRoutes(QuarantineStore(judgments), judging, reader, access, self.admission),
             QualityRoutes(QualityReader(rollups), access),
             SummaryRoutes(SummaryReader(rollups, slot), access),

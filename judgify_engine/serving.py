@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
 from judgify_engine.config import Config
@@ -104,7 +105,8 @@ class Serving:
         async with databases(self._config, self._dsn) as (judgments, rollups):
             if not await stop.unless(self._prepare(judgments, rollups)):
                 return
-        supervisor = Supervisor(self._config, self._dsn, processes, reload)
+        config = msgspec.structs.replace(self._config, workers=processes)  # what each of them grants is its share
+        supervisor = Supervisor(config, self._dsn, reload)
 
         async def beside(tasks: asyncio.TaskGroup, url: str) -> None:
             self._beside(tasks, url, stop.now)

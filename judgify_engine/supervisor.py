@@ -137,11 +137,11 @@ class Place:
 
 
 class Supervisor:
-    """Keeps so many workers. `reload` reads the settings again, for a restart of all by SIGHUP."""
+    """Keeps `config.workers` of them. `reload` reads the settings again, for a restart of all by SIGHUP."""
 
-    def __init__(self, config: Config, dsn: str, processes: int, reload: Callable[[], Config]) -> None:
+    def __init__(self, config: Config, dsn: str, reload: Callable[[], Config]) -> None:
         self._config, self._dsn, self._reload = config, dsn, reload
-        self._places = [Place(number) for number in range(processes)]
+        self._places = [Place(number) for number in range(config.workers)]
         self._port = config.http.port
         self._folder = Path(tempfile.mkdtemp(prefix="judgify-"))
         self._retiring: set[asyncio.Task[None]] = set()

@@ -15,13 +15,14 @@ from http import HTTPStatus
 from aiohttp.http import SERVER_SOFTWARE
 
 from judgify_engine.core.model import Judgment
-from judgify_engine.errors import DatabaseUnavailable, Draining, JudgifyError, Rejected
+from judgify_engine.errors import DatabaseUnavailable, Draining, JudgifyError, QuotaExceeded, Rejected
 from judgify_engine.ingest.admission import Admission
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.access import Access
 from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.ports import Outcome
 from judgify_engine.pipeline.quarantine_loop import Quarantine
+from judgify_engine.pipeline.quotas import Quotas, Spent
 from judgify_engine.wire.problem import encode_problem
 from judgify_engine.wire.request import decode_execute
 
@@ -43,10 +44,11 @@ class Direct:
         route: str,
         metrics: Metrics,
         quarantine: Quarantine,
+        quotas: Quotas,
     ) -> None:
         self._judging, self._access, self._admission = judging, access, admission
         self._database_available, self._route, self._metrics = database_available, route, metrics
-        self._quarantine = quarantine
+        self._quarantine, self._quotas = quarantine, quotas
 
     def knows(self, authorization: str | None) -> bool:
         """Whether this header's token is known to be good for executing, without asking PostgreSQL."""
@@ -62,7 +64,11 @@ class Direct:
             grant = self._access.recall(authorization, "execute")
             if grant is None:
                 return False
+            spent = self._quotas.spend(grant, len(body))
             size = self._admission.enter(len(body))
+        except QuotaExceeded as error:
+            asyncio.get_running_loop().call_later(error.hold_s, self._refuse, error, reply)
+            return True
         except JudgifyError as error:
             self._refuse(error, reply)
             return True
@@ -76,9 +82,10 @@ class Direct:
             return True
         if begun is None:
             self._admission.leave(size)
+            self._quotas.give_back(grant, len(body))
             return False
         judgment, outcome = begun
-        outcome.add_done_callback(partial(self._committed, judgment, size, started_s, reply))
+        outcome.add_done_callback(partial(self._committed, judgment, size, started_s, spent, reply))
         return True
 
     def _begin(self, tenant_id: str, body: bytes, started_s: float) -> "tuple[Judgment, asyncio.Future[Outcome]] | None":
@@ -91,7 +98,13 @@ class Direct:
         return self._judging.begin(tenant_id, asked, started_s)
 
     def _committed(
-        self, judgment: Judgment, size: int, started_s: float, reply: Reply, outcome: "asyncio.Future[Outcome]"
+        self,
+        judgment: Judgment,
+        size: int,
+        started_s: float,
+        spent: Spent | None,
+        reply: Reply,
+        outcome: "asyncio.Future[Outcome]",
     ) -> None:
         self._left(size, started_s)
         try:
@@ -101,8 +114,10 @@ class Direct:
             return
         self._metrics.requests[self._route, 200] += 1
         last = self._admission.retiring
-        end = b"Connection: close\r\n" if last else b""
-        reply(b"%b%bContent-Length: %d\r\n\r\n%b" % (_head(), end, len(body), body), last)
+        more = b"Connection: close\r\n" if last else b""
+        if spent is not None:
+            more += "".join(f"{name}: {value}\r\n" for name, value in spent.headers().items()).encode()
+        reply(b"%b%bContent-Length: %d\r\n\r\n%b" % (_head(), more, len(body), body), last)
 
     def _left(self, size: int, started_s: float) -> None:
         self._admission.leave(size)

@@ -19,6 +19,7 @@ from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.access import Access
 from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.quarantine_loop import Quarantine
+from judgify_engine.pipeline.quotas import Quotas
 from judgify_engine.store.judgments import JudgmentReader, ListFilter
 from judgify_engine.wire.answer import JudgmentPage, record_of
 from judgify_engine.wire.request import IDEMPOTENCY_KEY, decode_execute
@@ -41,7 +42,9 @@ class JudgmentRoutes:
         database_available: Any,
         metrics: Metrics,
         quarantine: Quarantine,
+        quotas: Quotas,
     ) -> None:
+        self._quotas = quotas
         self._judging, self._reader, self._access, self._admission = judging, reader, access, admission
         self._database_available, self._metrics, self._quarantine = database_available, metrics, quarantine
 
@@ -57,13 +60,16 @@ class JudgmentRoutes:
         started_s = time.perf_counter()
         headers = request.headers
         authorization = headers.get("Authorization")
-        grant = self._access.recall(authorization, "execute") or await self._access.check(authorization, "execute")
+        grant = self._access.recall(authorization, "execute") or await self._access.authenticate(authorization, "execute")
+        spent = await self._quotas.spend_or_hold(grant, request.content_length or 0)
         size = self._admission.enter(request.content_length)
         body: bytes | None = None
         try:
             if not self._database_available():
                 raise DatabaseUnavailable("PostgreSQL is away; nothing was judged or stored")
             body = await read_body(request, self._admission)
+            if request.content_length is None:
+                self._quotas.charge(grant, len(body))
             read_s = time.perf_counter()
             asked = decode_execute(body)
             decoded_s = time.perf_counter()
@@ -80,7 +86,9 @@ class JudgmentRoutes:
         finally:
             self._admission.leave(size)
             self._metrics.answer.observe(time.perf_counter() - started_s)
-        headers_out = {"Idempotent-Replayed": "true"} if answer.replayed else None
+        headers_out = {} if spent is None else spent.headers()
+        if answer.replayed:
+            headers_out["Idempotent-Replayed"] = "true"
         return web.Response(body=answer.body, content_type=JSON, headers=headers_out)
 
     async def get(self, request: web.Request) -> web.Response:

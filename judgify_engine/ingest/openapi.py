@@ -104,39 +104,39 @@ _METRICS = (
 _OPERATIONS = (
     _Operation(
         "post", "/api/v1/judgments/execute", "Judgments", "Judge, commit, then answer", "execute",
-        {200: (JudgmentAnswer, "Decided, and on disk.")}, (400, 401, 403, 404, 409, 413, 422, 503),
+        {200: (JudgmentAnswer, "Decided, and on disk.")}, (400, 401, 403, 404, 409, 413, 422, 429, 503),
         ExecuteRequest, (_KEY,),
     ),
     _Operation(
         "get", "/api/v1/judgments", "Judgments", "List, newest first", "read", {200: (JudgmentPage, "A page.")},
-        (401, 403, 422, 503), None, (*_FILTERS, _LIMIT, _CURSOR),
+        (401, 403, 422, 429, 503), None, (*_FILTERS, _LIMIT, _CURSOR),
     ),
     _Operation(
         "get", "/api/v1/judgments/{judgment_id}", "Judgments", "One whole record", "read",
-        {200: (JudgmentRecord, "The record.")}, (401, 403, 404, 503), None,
+        {200: (JudgmentRecord, "The record.")}, (401, 403, 404, 429, 503), None,
         (_parameter("judgment_id", "path", _UUID, "As the answer gave it."),),
     ),
     _Operation(
         "get", "/api/v1/summary", "Metrics", "Figures, trends, alerts, and up to when they are verified", "read",
-        {200: (Summary, "The summary.")}, (401, 403, 422, 503), None,
+        {200: (Summary, "The summary.")}, (401, 403, 422, 429, 503), None,
         (_parameter("timeframe", "query", {"enum": ["1h", "6h", "24h", "7d"], "default": "24h"}, "How far back."), _FILTERS[0]),
     ),
     _Operation(
         "get", "/api/v1/gaps", "Metrics", "When changes may have been missed, and the rollups were computed anew", "read",
-        {200: (GapPage, "The newest first.")}, (401, 403, 422, 503), None, (_LIMIT,),
+        {200: (GapPage, "The newest first.")}, (401, 403, 422, 429, 503), None, (_LIMIT,),
     ),
     _Operation(
         "get", "/api/v1/metrics", "Metrics", "Figures of metrics in buckets of time, or a chart; as JSON or CSV", "read",
-        {200: (MetricsAnswer, "The figures.")}, (401, 403, 422, 503), None, _METRICS, csv=True,
+        {200: (MetricsAnswer, "The figures.")}, (401, 403, 422, 429, 503), None, _METRICS, csv=True,
     ),
     _Operation(
         "get", "/api/v1/quality", "Metrics", "How much of the input was valid, and what was wrong with the rest", "read",
-        {200: (QualityReport, "The report.")}, (401, 403, 422, 503), None,
+        {200: (QualityReport, "The report.")}, (401, 403, 422, 429, 503), None,
         (_parameter("timeframe", "query", {"enum": ["1h", "6h", "24h", "7d"], "default": "24h"}, "How far back."), _FILTERS[0]),
     ),
     _Operation(
         "get", "/api/v1/quarantine", "Quarantine", "Refused requests, newest first", "read", {200: (QuarantinePage, "A page.")},
-        (401, 403, 422, 503), None,
+        (401, 403, 422, 429, 503), None,
         (
             _FILTERS[0],
             _parameter("kind", "query", {"enum": list(KINDS)}, "With this kind of error only."),
@@ -146,34 +146,34 @@ _OPERATIONS = (
     ),
     _Operation(
         "get", "/api/v1/quarantine/{quarantine_id}", "Quarantine", "One refused request with its body", "read",
-        {200: (QuarantineRecord, "The request.")}, (401, 403, 404, 503), None, (_QUARANTINE_ID,),
+        {200: (QuarantineRecord, "The request.")}, (401, 403, 404, 429, 503), None, (_QUARANTINE_ID,),
     ),
     _Operation(
         "post", "/api/v1/quarantine/{quarantine_id}/replay", "Quarantine", "Judge it now, as it is or corrected", "admin",
-        {200: (JudgmentAnswer, "Decided, and on disk.")}, (400, 401, 403, 404, 409, 413, 422, 503),
+        {200: (JudgmentAnswer, "Decided, and on disk.")}, (400, 401, 403, 404, 409, 413, 422, 429, 503),
         ExecuteRequest, (_QUARANTINE_ID,), False,
     ),
     _Operation(
         "delete", "/api/v1/quarantine/{quarantine_id}", "Quarantine", "Delete; a judgment that a replay made stays", "admin",
-        {204: (None, "Deleted.")}, (401, 403, 404, 503), None, (_QUARANTINE_ID,),
+        {204: (None, "Deleted.")}, (401, 403, 404, 429, 503), None, (_QUARANTINE_ID,),
     ),
     _Operation(
         "get", "/api/v1/workflows", "Workflows", "List", "read", {200: (WorkflowPage, "A page.")},
-        (401, 403, 422, 503), None, (_LIMIT, _CURSOR),
+        (401, 403, 422, 429, 503), None, (_LIMIT, _CURSOR),
     ),
     _Operation(
         "get", "/api/v1/workflows/{workflow_id}", "Workflows", "One version", "read", {200: (WorkflowAnswer, "The version.")},
-        (401, 403, 404, 422, 503), None,
+        (401, 403, 404, 422, 429, 503), None,
         (_WORKFLOW_ID, _parameter("version", "query", {"type": "integer", "minimum": 1}, "Absent: the current one.")),
     ),
     _Operation(
         "put", "/api/v1/workflows/{workflow_id}", "Workflows", "Store a new version", "admin",
-        {200: (WorkflowAnswer, "A new version."), 201: (WorkflowAnswer, "The first version.")}, (400, 401, 403, 413, 422, 503),
-        WorkflowDefinition, (_WORKFLOW_ID,),
+        {200: (WorkflowAnswer, "A new version."), 201: (WorkflowAnswer, "The first version.")},
+        (400, 401, 403, 413, 422, 429, 503), WorkflowDefinition, (_WORKFLOW_ID,),
     ),
     _Operation(
         "delete", "/api/v1/workflows/{workflow_id}", "Workflows", "Delete; its versions are kept for the records", "admin",
-        {204: (None, "Deleted.")}, (401, 403, 404, 422, 503), None, (_WORKFLOW_ID,),
+        {204: (None, "Deleted.")}, (401, 403, 404, 422, 429, 503), None, (_WORKFLOW_ID,),
     ),
     _Operation("get", "/health", "Operate", "Is the process alive", None, {200: (None, "It is.")}),
     _Operation(
@@ -185,7 +185,7 @@ _OPERATIONS = (
     ),
     _Operation(
         "get", "/ws/dashboards/{dashboard_id}", "Live", "A dashboard over WebSocket (see PROTOCOL.md)", "read",
-        {101: (None, "Switching to WebSocket.")}, (401, 403, 422, 503), None,
+        {101: (None, "Switching to WebSocket.")}, (401, 403, 422, 429, 503), None,
         (
             _parameter("dashboard_id", "path", {"type": "string"}, "Any id; an undefined one shows the default charts."),
             _parameter("timeframe", "query", {"enum": ["1h", "6h", "24h", "7d"], "default": "1h"}, "Of the charts."),
@@ -202,6 +202,7 @@ _ERRORS = {
     409: "The stored workflow cannot be used, or there is nothing (more) to replay.",
     413: "The body is too large.",
     422: "A field is wrong; the detail names it.",
+    429: "The tenant's quota is used up; come back after `Retry-After` seconds.",
     503: "Overloaded, stopping, or PostgreSQL is away; come back after `Retry-After` seconds.",
 }
 

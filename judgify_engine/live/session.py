@@ -14,6 +14,7 @@ from judgify_engine.live.hub import Client, Hub
 from judgify_engine.live.page import SESSION_COOKIE, PageRoutes
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.access import Access, Grant
+from judgify_engine.pipeline.quotas import Quotas
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,8 @@ _DASHBOARD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")
 class DashboardRoutes:
     """`GET /ws/dashboards/{dashboard_id}`, see PROTOCOL.md."""
 
-    def __init__(self, hub: Hub, access: Access, metrics: Metrics) -> None:
-        self._hub, self._access, self._metrics = hub, access, metrics
+    def __init__(self, hub: Hub, access: Access, metrics: Metrics, quotas: Quotas) -> None:
+        self._hub, self._access, self._metrics, self._quotas = hub, access, metrics, quotas
         self._sockets: set[web.WebSocketResponse] = set()
         self._closing = False
 
@@ -47,17 +48,18 @@ class DashboardRoutes:
         )
         if not socket_.can_prepare(request):
             raise InvalidField("this address speaks WebSocket only", field="Upgrade")
-        client = await self._hub.join(key)
-        try:
-            await socket_.prepare(request)
-            _keep_alive(request)
-            self._sockets.add(socket_)
-            await self._push(socket_, client, secret, kind)
-        except ConnectionError:
-            pass  # it left while we wrote
-        finally:
-            self._hub.leave(client)
-            self._sockets.discard(socket_)
+        with self._quotas.socket(grant):
+            client = await self._hub.join(key)
+            try:
+                await socket_.prepare(request)
+                _keep_alive(request)
+                self._sockets.add(socket_)
+                await self._push(socket_, client, secret, kind)
+            except ConnectionError:
+                pass  # it left while we wrote
+            finally:
+                self._hub.leave(client)
+                self._sockets.discard(socket_)
         return socket_
 
     async def _push(self, socket_: web.WebSocketResponse, client: Client, secret: str, kind: str) -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
-from judgify_engine.errors import Forbidden, Overloaded, Unauthorized
+from judgify_engine.core.quota import UNBOUNDED, Quota
+from judgify_engine.errors import Forbidden, Overloaded, RetryLater, Unauthorized
 
 SCOPES = ("execute", "read", "admin")
 FRESH_S = 5.0
@@ -20,6 +22,8 @@ class Grant(NamedTuple):
     tenant_id: str
     scopes: frozenset[str]
     token_id: str | None
+    quota: Quota = UNBOUNDED
+    """What its tenant may use in all processes together."""
 
 
 class GrantSource(Protocol):
@@ -29,12 +33,16 @@ class GrantSource(Protocol):
 
     async def find_session(self, secret: str) -> Grant | None: ...
 
+    async def quota_of(self, tenant_id: str) -> Quota: ...
+
 
 class Access:
-    """Looks tokens up. `known`: tokens of the profile, which are in no table."""
+    """Looks tokens up. `known`: tokens of the profile, which are in no table. `count`: counts a request of a grant."""
 
-    def __init__(self, source: GrantSource, known: dict[str, Grant]) -> None:
-        self._source, self._known = source, known
+    def __init__(
+        self, source: GrantSource, known: dict[str, Grant], count: Callable[[Grant], Awaitable[object]] | None = None
+    ) -> None:
+        self._source, self._known, self._count = source, known, count
         self._tokens: OrderedDict[str, tuple[Grant | None, float]] = OrderedDict()
         self._sessions: OrderedDict[str, tuple[Grant | None, float]] = OrderedDict()
         self._lookups = asyncio.Semaphore(LOOKUPS_AT_ONCE)
@@ -45,16 +53,19 @@ class Access:
         """The grant, if it is known without asking PostgreSQL. Raises Forbidden for a wrong scope; never waits."""
         if authorization is None or authorization[:7] != "Bearer ":
             return None
-        token = authorization[7:]
-        grant = self._known.get(token)
-        if grant is None:
-            entry = self._tokens.get(token)
-            if entry is None or entry[0] is None or entry[1] < self._loop.time():
-                return None
-            grant = entry[0]
-        return _with_scope(grant, scope)
+        entry = self._tokens.get(authorization[7:])
+        if entry is None or entry[0] is None or entry[1] < self._loop.time():
+            return None
+        return _with_scope(entry[0], scope)
 
     async def check(self, authorization: str | None, scope: str) -> Grant:
+        """The grant of a request, which is counted. Raises as `authenticate`, or QuotaExceeded."""
+        grant = await self.authenticate(authorization, scope)
+        if self._count is not None:
+            await self._count(grant)
+        return grant
+
+    async def authenticate(self, authorization: str | None, scope: str) -> Grant:
         """The grant of an `Authorization` header. Raises Unauthorized, Forbidden, Overloaded or DatabaseUnavailable."""
         if authorization is None:
             raise Unauthorized("send the header Authorization: Bearer TOKEN")
@@ -65,14 +76,14 @@ class Access:
         return await self.check_token(token, scope)
 
     async def check_token(self, token: str, scope: str) -> Grant:
-        """The grant of a token. Raises as `check`."""
-        grant = self._known.get(token) or await self._look_up(token, session=False)
+        """The grant of a token. Raises as `authenticate`."""
+        grant = await self._look_up(token, session=False)
         if grant is None:
             raise Unauthorized("this token is unknown, expired or revoked")
         return _with_scope(grant, scope)
 
     async def check_session(self, secret: str, scope: str) -> Grant:
-        """The grant of a page session's cookie. Raises as `check`."""
+        """The grant of a page session's cookie. Raises as `authenticate`."""
         grant = await self._look_up(secret, session=True)
         if grant is None:
             raise Unauthorized("the session has ended; sign in again")
@@ -86,11 +97,13 @@ class Access:
         if entry is not None and entry[1] >= self._loop.time():
             return entry[0]
         if self._waiting >= LOOKUPS_WAITING:
+            if not session and secret in self._known:
+                return self._known[secret]
             raise Overloaded("too many unknown tokens at once")
         self._waiting += 1
         try:
             async with self._lookups:
-                grant = await (self._source.find_session(secret) if session else self._source.find(secret))
+                grant = await (self._source.find_session(secret) if session else self._find(secret))
         finally:
             self._waiting -= 1
         remembered[secret] = (grant, self._loop.time() + FRESH_S)
@@ -98,6 +111,15 @@ class Access:
         while len(remembered) > REMEMBERED:
             remembered.popitem(last=False)
         return grant
+
+    async def _find(self, token: str) -> Grant | None:
+        known = self._known.get(token)
+        if known is None:
+            return await self._source.find(token)
+        try:
+            return known._replace(quota=await self._source.quota_of(known.tenant_id))
+        except RetryLater:  # it needs no PostgreSQL to be known
+            return known
 
     def forget_session(self, secret: str) -> None:
         """Forget a session that was just closed."""

@@ -1,4 +1,7 @@
-"""Judgments of one partition that wait for their commit: bounded in rows and bytes, from `put` until answered."""
+"""Judgments of one partition that wait for their commit: bounded in rows and bytes, from `put` until answered.
+
+Its tenants take turns: who sends much waits behind himself, and may fill only a part of the queue.
+"""
 
 import asyncio
 from collections import deque
@@ -8,6 +11,9 @@ from typing import NamedTuple
 from judgify_engine.core.model import Judgment
 from judgify_engine.errors import CommitUnknown, Draining, QueueFull
 from judgify_engine.pipeline.ports import Outcome
+
+TENANT_SHARE = 0.75
+"""What one tenant may fill of a queue."""
 
 
 class Waiting(NamedTuple):
@@ -31,18 +37,22 @@ class PartitionQueue:
         self.bytes = 0
         self.closed = False
         self._max_rows, self._max_bytes = max_rows, max_bytes
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: dict[str, deque[Waiting]] = {}
+        """By tenant, each in order; who is first has the next turn."""
+        self._count = 0
+        self._held: dict[str, list[int]] = {}
+        """Tenant to rows and bytes, until `done`."""
         self._unanswered: deque[tuple[asyncio.Future[Outcome], float]] = deque()
         self._arrival = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return self._count
 
     @property
     def oldest_age_s(self) -> float:
         """How long the oldest judgment that is not being committed yet has waited; 0 when there is none."""
-        return perf_counter() - self._waiting[0].since_s if self._waiting else 0.0
+        return perf_counter() - min(line[0].since_s for line in self._waiting.values()) if self._waiting else 0.0
 
     def put(self, judgment: Judgment) -> "asyncio.Future[Outcome]":
         """Queue a judgment; the future gets its outcome. Raises QueueFull or Draining; never waits."""
@@ -54,12 +64,25 @@ class PartitionQueue:
                 f"partition {self.partition} holds {self.rows} judgments ({self.bytes} bytes) of at most {self._max_rows} "
                 f"({self._max_bytes} bytes)"
             )
+        tenant = judgment.tenant_id
+        held = self._held.get(tenant) or [0, 0]
+        if held[0] >= TENANT_SHARE * self._max_rows or held[1] + size > TENANT_SHARE * self._max_bytes:
+            raise QueueFull(
+                f"tenant {tenant} holds {held[0]} judgments ({held[1]} bytes) of partition {self.partition}, which is its share"
+            )
         future: asyncio.Future[Outcome] = self._loop.create_future()
         now_s = perf_counter()
-        self._waiting.append(Waiting(judgment, future, now_s, size))
+        item = Waiting(judgment, future, now_s, size)
+        line = self._waiting.get(tenant)
+        if line is None:
+            self._waiting[tenant] = deque((item,))
+        else:
+            line.append(item)
         self._unanswered.append((future, now_s))
+        self._count += 1
         self.rows += 1
         self.bytes += size
+        self._held[tenant] = [held[0] + 1, held[1] + size]
         self._arrival.set()
         return future
 
@@ -73,20 +96,35 @@ class PartitionQueue:
         return True
 
     def take(self, max_rows: int, max_bytes: int) -> list[Waiting]:
-        """Remove and return the oldest, at least one, at most so many rows and about so many bytes."""
+        """Remove and return the oldest of each tenant in turn: at least one, at most so many rows and about so many bytes."""
         batch: list[Waiting] = []
         size = 0
         waiting = self._waiting
-        while waiting and len(batch) < max_rows and (not batch or size + waiting[0].size_bytes <= max_bytes):
-            item = waiting.popleft()
+        while waiting and len(batch) < max_rows:
+            tenant, line = next(iter(waiting.items()))
+            if batch and size + line[0].size_bytes > max_bytes:
+                break
+            item = line.popleft()
             size += item.size_bytes
             batch.append(item)
+            if len(waiting) > 1 or not line:  # the next tenant's turn
+                del waiting[tenant]
+                if line:
+                    waiting[tenant] = line
+        self._count -= len(batch)
         return batch
 
     def done(self, batch: list[Waiting]) -> None:
         """These were answered: give their room free."""
+        for item in batch:
+            tenant = item.judgment.tenant_id
+            held = self._held[tenant]
+            held[0] -= 1
+            held[1] -= item.size_bytes
+            self.bytes -= item.size_bytes
+            if not held[0]:
+                del self._held[tenant]
         self.rows -= len(batch)
-        self.bytes -= sum(item.size_bytes for item in batch)
         if len(self._unanswered) > 2 * self.rows + 16:  # most of them were answered
             self._unanswered = deque(entry for entry in self._unanswered if not entry[0].done())
 

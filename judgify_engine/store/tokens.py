@@ -5,6 +5,7 @@ import secrets
 from datetime import datetime
 from typing import Any
 
+from judgify_engine.core.quota import UNBOUNDED, Quota
 from judgify_engine.pipeline.access import Grant
 from judgify_engine.store.pool import Database
 
@@ -16,11 +17,21 @@ def hash_of(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
 
 
+_QUOTA = """coalesce(q.requests_per_s, $2::float8) AS requests_per_s, coalesce(q.bytes_per_s, $3::float8) AS bytes_per_s,
+ coalesce(q.sockets, $4::int) AS sockets"""
+
+
+def _grant(row: Any) -> Grant:
+    quota = Quota(row["requests_per_s"], row["bytes_per_s"], row["sockets"])
+    return Grant(row["tenant_id"], frozenset(row["scopes"]), row["token_id"], quota)
+
+
 class TokenStore:
     """Who may do what, in PostgreSQL."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, default: Quota = UNBOUNDED) -> None:
+        """`default`: of tenants that have no quota of their own."""
+        self._database, self._default = database, default
 
     async def create(self, tenant_id: str, name: str, scopes: list[str], expires_at: datetime | None) -> tuple[str, str]:
         """Make a token; return its id and the token itself, which is nowhere kept."""
@@ -61,21 +72,31 @@ class TokenStore:
         """What a token grants, now."""
         async with self._database.query() as connection:
             row = await connection.fetchrow(
-                "SELECT tenant_id, scopes, token_id FROM api_tokens WHERE token_hash = $1 AND revoked_at IS NULL"
-                " AND (expires_at IS NULL OR expires_at > now())",
+                f"SELECT tenant_id, scopes, token_id, {_QUOTA} FROM api_tokens LEFT JOIN tenant_quotas AS q USING (tenant_id)"
+                " WHERE token_hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
                 hash_of(secret),
+                *self._default,
             )
-        return None if row is None else Grant(row["tenant_id"], frozenset(row["scopes"]), row["token_id"])
+        return None if row is None else _grant(row)
 
     async def find_session(self, secret: str) -> Grant | None:
         """What a session's cookie grants, now. An expired token ends its sessions."""
         async with self._database.query() as connection:
             row = await connection.fetchrow(
-                "SELECT s.tenant_id, s.scopes, s.token_id FROM page_sessions s LEFT JOIN api_tokens t USING (token_id)"
+                f"SELECT s.tenant_id, s.scopes, s.token_id, {_QUOTA} FROM page_sessions AS s"
+                " LEFT JOIN api_tokens AS t USING (token_id) LEFT JOIN tenant_quotas AS q ON q.tenant_id = s.tenant_id"
                 " WHERE s.session_hash = $1 AND s.expires_at > now() AND (t.expires_at IS NULL OR t.expires_at > now())",
                 hash_of(secret),
+                *self._default,
             )
-        return None if row is None else Grant(row["tenant_id"], frozenset(row["scopes"]), row["token_id"])
+        return None if row is None else _grant(row)
+
+    async def quota_of(self, tenant_id: str) -> Quota:
+        """What a tenant may use, now."""
+        async with self._database.query() as connection:
+            sql = f"SELECT {_QUOTA} FROM (SELECT) AS one LEFT JOIN tenant_quotas AS q ON q.tenant_id = $1"
+            row = await connection.fetchrow(sql, tenant_id, *self._default)
+        return Quota(*row)
 
     async def open_session(self, grant: Grant, ttl_s: float) -> str:
         """Sign in: returns the cookie's secret. Forgets expired sessions on the way."""

@@ -4,7 +4,7 @@ import math
 
 import msgspec
 
-from judgify_engine.errors import JudgifyError, RetryLater, Unauthorized
+from judgify_engine.errors import JudgifyError, QuotaExceeded, RetryLater, Unauthorized
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -27,6 +27,8 @@ def encode_problem(error: JudgifyError) -> tuple[int, bytes, dict[str, str]]:
     headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}
     if isinstance(error, RetryLater):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, QuotaExceeded):
+        headers |= error.headers
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="judgify"'
     problem = Problem(f"urn:judgify:problem:{error.code}", error.title, error.status, error.code, error.detail)

@@ -3,7 +3,7 @@
 import pytest
 
 from judgify_engine import errors
-from judgify_engine.errors import JudgifyError, Rejected, RetryLater
+from judgify_engine.errors import JudgifyError, QuotaExceeded, Rejected, RetryLater
 
 ALL = [found for found in vars(errors).values() if isinstance(found, type) and issubclass(found, JudgifyError)]
 
@@ -13,7 +13,7 @@ def test_its_status_says_who_can_act(kind: type[JudgifyError]) -> None:
     if issubclass(kind, Rejected):
         assert 400 <= kind.status < 500
     elif issubclass(kind, RetryLater):
-        assert kind.status == 503
+        assert kind.status == (429 if kind is QuotaExceeded else 503)
     else:
         assert kind.status == 500
 

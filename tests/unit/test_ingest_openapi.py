@@ -30,14 +30,14 @@ OWN = {"/openapi.json", "/docs"}  # what shows the document is not in it
 def routes() -> list[web.RouteDef]:
     anything: Any = None
     groups: list[Any] = [
-        JudgmentRoutes(anything, anything, anything, anything, anything, Metrics(), anything),
+        JudgmentRoutes(anything, anything, anything, anything, anything, Metrics(), anything, anything),
         QuarantineRoutes(anything, anything, anything, anything, anything),
         WorkflowRoutes(anything, anything, anything, anything),
         SummaryRoutes(anything, anything),
         MetricsRoutes(anything, anything, 365),
         QualityRoutes(anything, anything),
         OperateRoutes(anything, anything, Metrics(), anything, anything, b""),
-        DashboardRoutes(anything, anything, Metrics()),
+        DashboardRoutes(anything, anything, Metrics(), anything),
         GapRoutes(anything, anything),
     ]
     return [route for group in groups for route in group.routes()]

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from builders import settle
 
+from judgify_engine.core.quota import UNBOUNDED, Quota
 from judgify_engine.errors import DatabaseUnavailable, Forbidden, Overloaded, Unauthorized
 from judgify_engine.pipeline import access as module
 from judgify_engine.pipeline.access import Access, Grant
@@ -23,6 +24,7 @@ class MemoryTokens:
         self.gate: asyncio.Event | None = None
         self.at_once = self.most_at_once = 0
         self.trouble: Exception | None = None
+        self.quotas: dict[str, Quota] = {}
 
     async def _find(self, table: dict[str, Grant], secret: str) -> Grant | None:
         self.asked.append(secret)
@@ -42,6 +44,11 @@ class MemoryTokens:
 
     async def find_session(self, secret: str) -> Grant | None:
         return await self._find(self.sessions, secret)
+
+    async def quota_of(self, tenant_id: str) -> Quota:
+        if self.trouble is not None:
+            raise self.trouble
+        return self.quotas.get(tenant_id, UNBOUNDED)
 
 
 class Clock:
@@ -75,6 +82,17 @@ async def test_the_profiles_token_needs_no_table() -> None:
     assert await s.access.check("Bearer test-token", "admin") == ALL
     assert s.access.recall("Bearer test-token", "execute") == ALL
     assert s.tokens.asked == []
+
+
+async def test_the_profiles_token_has_its_tenants_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    s = Setting(monkeypatch)
+    assert (await s.access.check("Bearer test-token", "read")).quota == UNBOUNDED
+    s.tokens.quotas[ALL.tenant_id] = Quota(5.0)
+    s.clock.now_s += module.FRESH_S + 0.001
+    assert (await s.access.check("Bearer test-token", "read")).quota == Quota(5.0)
+    s.tokens.trouble = DatabaseUnavailable("away")
+    s.clock.now_s += module.FRESH_S + 0.001
+    assert await s.access.check("Bearer test-token", "read") == ALL
 
 
 @pytest.mark.parametrize("scheme", ["bearer", "BEARER", "Bearer", "Bearer "])

@@ -14,10 +14,10 @@ from judgify_engine.pipeline.partition_queue import PartitionQueue
 MANY = 10**9
 
 
-def big(number: int, size: int) -> Judgment:
+def big(number: int, size: int, tenant_id: str = "demo") -> Judgment:
     """A judgment that counts as `size` bytes."""
-    empty = judgment(number).size_bytes - len(judgment().input_data)
-    made = judgment(number, input_data=b"x" * (size - empty))
+    empty = judgment(number, tenant_id=tenant_id).size_bytes - len(judgment().input_data)
+    made = judgment(number, tenant_id=tenant_id, input_data=b"x" * (size - empty))
     assert made.size_bytes == size
     return made
 
@@ -36,11 +36,45 @@ async def test_it_refuses_when_full_in_rows() -> None:
 async def test_it_refuses_when_full_in_bytes() -> None:
     queue = PartitionQueue(0, MANY, 2500)
     queue.put(big(1, 1000))
-    queue.put(big(2, 1000))
+    queue.put(big(2, 1000, "other"))
     with pytest.raises(QueueFull):
         queue.put(big(3, 501))
     queue.put(big(4, 500))
     assert queue.bytes == 2500
+
+
+async def test_one_tenant_fills_a_part_of_it_only() -> None:
+    queue = PartitionQueue(0, 100, 100_000)
+    for number in range(75):
+        queue.put(judgment(number, tenant_id="noisy"))
+    with pytest.raises(QueueFull, match="noisy holds 75 judgments"):
+        queue.put(judgment(75, tenant_id="noisy"))
+    for number in range(25):
+        queue.put(judgment(number, tenant_id="quiet"))
+    batch = queue.take(50, MANY)
+    queue.done(batch)
+    queue.put(judgment(76, tenant_id="noisy"))
+    queue = PartitionQueue(0, MANY, 4000)
+    queue.put(big(1, 2000))
+    with pytest.raises(QueueFull, match="holds 1 judgments"):
+        queue.put(big(2, 1001))
+    queue.put(big(2, 1000))
+
+
+async def test_tenants_take_turns() -> None:
+    """However much one of them sends, another one is in the next batch; each one's own come in order."""
+    queue = PartitionQueue(0, MANY, MANY)
+    for number in range(1000):
+        queue.put(judgment(number, tenant_id="noisy"))
+    for number in range(3):
+        queue.put(judgment(number, tenant_id="quiet"))
+        queue.put(judgment(number, tenant_id="still"))
+    batch = [item.judgment for item in queue.take(9, MANY)]
+    for tenant, mine in (("noisy", 3), ("quiet", 3), ("still", 3)):
+        assert [one.id for one in batch if one.tenant_id == tenant] == [judgment(number).id for number in range(mine)]
+    rest = queue.take(MANY, MANY)
+    assert [item.judgment.id for item in rest] == [judgment(number).id for number in range(3, 1000)]
+    assert (len(queue), queue.rows, queue.oldest_age_s) == (0, 1006, 0.0)
 
 
 async def test_what_is_being_committed_counts_until_done() -> None:
