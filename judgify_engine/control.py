@@ -1,8 +1,8 @@
 """What the supervisor and a worker of it say to each other, over a socket pair that both inherit.
 
-The supervisor sends one line of JSON (`Orders`); the worker says `READY` when it serves; the supervisor may say `RETIRE`. Each
-of them takes the end of the other, whatever its cause, by the socket's end. Settings go this way and not as arguments: they
-hold passwords.
+The supervisor sends one line of JSON (`Orders`); the worker says `READY` when it serves, and `PONG` to each `PING`, which shows
+that its event loop turns; the supervisor may say `RETIRE`. Each of them takes the end of the other, whatever its cause, by the
+socket's end. Settings go this way and not as arguments: they hold passwords.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from judgify_engine.config import Config
 from judgify_engine.errors import JudgifyError
 
 READY, RETIRE = b"ready\n", b"retire\n"
+PING, PONG = b"ping\n", b"pong\n"
 LONGEST_LINE = 1024 * 1024
 
 

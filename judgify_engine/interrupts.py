@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM before the event loop takes them: remembered, because an exception may be raised where it is swallowed."""
+"""Signals that ask for the end, before the event loop takes them: remembered, because an exception may be swallowed."""
 
 import signal
 import sys
@@ -9,9 +9,9 @@ _requested = False
 
 
 def handle() -> None:
-    """Take both signals, until the event loop does."""
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
+    """Take them, until the event loop does."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _interrupt)
     sys.unraisablehook = _unraisable
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -36,16 +37,23 @@ def run_process(config: Config, reload: Callable[[], Config], companion: Compani
 
     `reload` reads the settings again, for workers that are started later.
     """
-    processes = config.workers or len(os.sched_getaffinity(0))
+    processes = config.workers or _cores()
+    if config.workers != 1:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # there is nothing to replace yet
     postgres = EmbeddedPostgres(Path(config.data_dir), processes) if config.embedded else None
     try:
         dsn = postgres.start() if postgres is not None else config.database.url
         serving = Serving(config, dsn, postgres, companion)
-        run_on_loop(serving.many(processes, reload) if processes > 1 else serving.one())
+        run_on_loop(serving.one() if config.workers == 1 else serving.many(processes, reload))
     finally:
         if postgres is not None:
             postgres.stop()
     return 0
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_on_loop(main: Coroutine[Any, Any, None]) -> None:
@@ -102,11 +110,13 @@ class Serving:
         """Serve in processes of our own, which this one looks after."""
         stop = Stop()
         stop.on_signals()
+        config = msgspec.structs.replace(self._config, workers=processes)  # what each of them grants is its share
+        supervisor = Supervisor(config, self._dsn, reload)
+        supervisor.listen_to_hangups()
+        await supervisor.find_port()  # before anything is done to a database
         async with databases(self._config, self._dsn) as (judgments, rollups):
             if not await stop.unless(self._prepare(judgments, rollups)):
                 return
-        config = msgspec.structs.replace(self._config, workers=processes)  # what each of them grants is its share
-        supervisor = Supervisor(config, self._dsn, reload)
 
         async def beside(tasks: asyncio.TaskGroup, url: str) -> None:
             self._beside(tasks, url, stop.now)

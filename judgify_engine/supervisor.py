@@ -6,116 +6,35 @@ backlog and is not refused. A worker that dies again and again loses its sockets
 """
 
 import asyncio
-import contextlib
 import logging
+import os
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from judgify_engine import control
+from judgify_engine.child import Child
 from judgify_engine.config import Config
-from judgify_engine.errors import JudgifyError, StartupError
+from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.listen import open_sockets, port_of, url_of
 from judgify_engine.worker import LINGER_S, Stop
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 60.0
-STEADY_S = 10.0
-"""A worker that died sooner than this after its start will probably do so again: wait before the next one."""
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 PATIENCE_S = 2.0
 """Who connected to a worker that has just died waits so long for the next one; after a longer pause others had better serve."""
-GRACE_S = 10.0
-"""What a worker may take for its end beyond the time that it grants to its requests."""
-
-
-class Child:
-    """One worker process and the line to it."""
-
-    def __init__(self, process: asyncio.subprocess.Process, line: control.Line) -> None:
-        self._process, self._line = process, line
-        self._ready_s: float | None = None
-
-    @classmethod
-    async def start(cls, orders: control.Orders) -> "Child":
-        """Start the process and wait until it serves. Raises StartupError; then nothing of it is left."""
-        ours, theirs = socket.socketpair()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "judgify_engine", "worker", str(theirs.fileno())),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), *orders.sockets),
-                start_new_session=True,  # Ctrl-C in the terminal is ours to hand on
-            )
-        except OSError as error:
-            ours.close()
-            raise StartupError(f"worker {orders.number} cannot be started: {error}") from error
-        finally:
-            theirs.close()
-        child = cls(process, await control.Line.open(ours))
-        try:
-            await child._become_ready(orders)
-        except BaseException:
-            await child.kill()
-            raise
-        return child
-
-    async def _become_ready(self, orders: control.Orders) -> None:
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                await self._line.say(control.encode(orders))
-                heard = await self._line.hear()
-                if heard != control.READY:
-                    raise StartupError(f"worker {orders.number} ended with code {await self.wait()} before it served")
-        except TimeoutError:
-            raise StartupError(f"worker {orders.number} did not serve within {START_TIMEOUT_S:.0f} s") from None
-        self._ready_s = asyncio.get_running_loop().time()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def was_steady(self) -> bool:
-        return self._ready_s is not None and asyncio.get_running_loop().time() - self._ready_s >= STEADY_S
-
-    async def wait(self) -> int:
-        """Wait for its end; the exit code."""
-        return await self._process.wait()
-
-    async def retire(self, within_s: float) -> None:
-        """Have it end when its clients have gone elsewhere."""
-        await self._line.say(control.RETIRE)
-        await self._end(within_s)
-
-    async def stop(self, within_s: float) -> None:
-        """Have it answer what it accepted, and end."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
-        await self._end(within_s)
-
-    async def _end(self, within_s: float) -> None:
-        try:
-            async with asyncio.timeout(within_s):
-                await self.wait()
-        except TimeoutError:
-            log.error("a worker did not end in time and is killed", extra={"pid": self.pid})
-            await self.kill()
-        self._line.close()
-
-    async def kill(self) -> None:
-        """Now, and wait for it."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self.wait()
-        self._line.close()
+GRACE_S = 4.0
+"""What a worker may take for its end beyond the time that it grants to its requests; less than 30 s in all by default."""
+FOLDER = "judgify-workers-"
+LONGEST_FOLDER = 60
+"""A Unix socket's path has 107 bytes at most."""
 
 
 class Place:
@@ -127,6 +46,8 @@ class Place:
         self.sockets: list[socket.socket] = []
         self.changing = asyncio.Lock()
         """Held by whoever starts a process for this place."""
+        self.changed = asyncio.Event()
+        """Another process is here than before."""
         self.pause_s = 0.0
 
     def close(self) -> None:
@@ -143,13 +64,14 @@ class Supervisor:
         self._config, self._dsn, self._reload = config, dsn, reload
         self._places = [Place(number) for number in range(config.workers)]
         self._port = config.http.port
-        self._folder = Path(tempfile.mkdtemp(prefix="judgify-"))
+        self._folder = Path()
+        """Where the workers meet, see observe/siblings."""
         self._retiring: set[asyncio.Task[None]] = set()
         self._hangup = asyncio.Event()
 
     async def run(self, stop: Stop, beside: Callable[[asyncio.TaskGroup, str], Awaitable[None]]) -> None:
         """Until `stop.now`. `beside` is called when all serve, with the address. Raises StartupError when they cannot."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hangup.set)
+        self._folder = await asyncio.to_thread(_make_folder)
         try:
             if await stop.unless(self._start_all()):
                 async with asyncio.TaskGroup() as tasks:
@@ -163,12 +85,19 @@ class Supervisor:
             stop.now.set()
             await self._stop_all()
 
-    async def _start_all(self) -> None:
+    def listen_to_hangups(self) -> None:
+        """From now on SIGHUP means: replace all workers, as soon as they are there."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hangup.set)
+
+    async def find_port(self) -> None:
+        """See that nobody else listens there, which a shared socket would not tell. Raises StartupError."""
         http = self._config.http
         probe = await asyncio.to_thread(open_sockets, http.host, self._port, http.backlog)
-        self._port = port_of(probe)  # and nobody else listens there: a shared socket would not tell
+        self._port = port_of(probe)
         for one in probe:
             one.close()
+
+    async def _start_all(self) -> None:
         await asyncio.gather(*[self._start(place) for place in self._places])
 
     async def _stop_all(self) -> None:
@@ -191,6 +120,7 @@ class Supervisor:
         descriptors = [one.fileno() for one in place.sockets]
         orders = control.Orders(self._config, self._dsn, place.number, descriptors, str(self._folder))
         place.child = await Child.start(orders)
+        place.changed.set()
         log.info("a worker serves", extra={"worker": place.number, "pid": place.child.pid})
 
     async def _keep(self, place: Place) -> None:
@@ -198,15 +128,15 @@ class Supervisor:
         while True:
             child = place.child
             assert child is not None
-            code = await child.wait()
+            place.changed.clear()
+            if not await _ended(child, place.changed):
+                continue  # it was replaced, and whoever did that sees to its end
             async with place.changing:
                 if place.child is not child:
-                    continue  # it was replaced
+                    continue
                 place.pause_s = 0.0 if child.was_steady else _longer(place.pause_s)
-                log.error(
-                    "a worker died and is started again",
-                    extra={"worker": place.number, "pid": child.pid, "exit_code": code, "pause_s": place.pause_s},
-                )
+                facts = {"worker": place.number, "pid": child.pid, "exit_code": child.exit.result(), "pause_s": place.pause_s}
+                log.error("a worker died and is started again", extra=facts)
                 await self._restart(place)
 
     async def _restart(self, place: Place) -> None:
@@ -226,6 +156,7 @@ class Supervisor:
         while True:
             await self._hangup.wait()
             self._hangup.clear()
+            before = self._config
             try:
                 self._config = self._renewed(await asyncio.to_thread(self._reload))
             except JudgifyError as error:
@@ -233,10 +164,15 @@ class Supervisor:
                 continue
             log.info("replacing all workers")
             for place in self._places:
-                await self._replace(place)
-            log.info("all workers are replaced")
+                if not await self._replace(place):
+                    self._config = before
+                    log.error("not all workers are replaced; those that are not stay", extra={"worker": place.number})
+                    break
+            else:
+                log.info("all workers are replaced")
 
-    async def _replace(self, place: Place) -> None:
+    async def _replace(self, place: Place) -> bool:
+        """Whether there is a new one."""
         async with place.changing:
             before = place.child
             assert before is not None
@@ -244,18 +180,19 @@ class Supervisor:
                 await self._start(place)
             except JudgifyError as error:
                 log.error("a worker is not replaced", extra={"worker": place.number, "reason": error.detail})
-                return
-        within_s = self._config.http.drain_timeout_s + LINGER_S + GRACE_S
-        leaving = asyncio.create_task(self._leave(before, within_s), name="retire")
+                return False
+        http = self._config.http
+        leaving = asyncio.create_task(self._leave(before, LINGER_S + 2 * http.drain_timeout_s + GRACE_S), name="retire")
         self._retiring.add(leaving)
         leaving.add_done_callback(self._retiring.discard)
         await asyncio.wait((leaving,))
+        return True
 
     async def _leave(self, child: Child, within_s: float) -> None:
         try:
             await child.retire(within_s)
         except asyncio.CancelledError:  # all stop
-            await child.stop(within_s)
+            await child.stop(self._config.http.drain_timeout_s + GRACE_S)
 
     def _renewed(self, config: Config) -> Config:
         """The settings that may change while we run; where others did, say so."""
@@ -269,6 +206,30 @@ class Supervisor:
         if renewed != config:
             log.warning("host, port, data directory, databases and the number of workers need a new start")
         return renewed
+
+
+async def _ended(child: Child, changed: asyncio.Event) -> bool:
+    """Wait for the process's end (True), or for another one in its place."""
+    watching = asyncio.create_task(child.watch(), name="worker-watch")
+    changing = asyncio.create_task(changed.wait(), name="worker-changed")
+    try:
+        await asyncio.wait((watching, changing), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        watching.cancel()
+        changing.cancel()
+    return watching.done() and not watching.cancelled()
+
+
+def _make_folder() -> Path:
+    """A folder of our own, which is removed when we stop; those of supervisors that were killed are removed now."""
+    base = Path(tempfile.gettempdir())
+    if len(str(base)) > LONGEST_FOLDER:
+        base = Path("/tmp")
+    for one in base.glob(f"{FOLDER}*"):
+        pid = one.name.removeprefix(FOLDER).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(one, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-", dir=base))
 
 
 def _longer(pause_s: float) -> float:

@@ -31,8 +31,8 @@ from judgify_engine.store.pool import Database
 
 log = logging.getLogger(__name__)
 
-LINGER_S = 3.0
-"""How long a process that retires waits for the next request on connections that are open."""
+LINGER_S = 10.0
+"""How long a process that retires waits for the next request on connections that are open; then it closes idle ones."""
 
 
 class Stop:
@@ -42,9 +42,9 @@ class Stop:
         self.now, self.retire = asyncio.Event(), asyncio.Event()
 
     def on_signals(self) -> None:
-        """SIGINT and SIGTERM mean now."""
+        """SIGINT, SIGTERM and the end of the terminal mean now."""
         loop = asyncio.get_running_loop()
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(signum, self.now.set)
         if interrupts.requested():
             self.now.set()
@@ -142,7 +142,7 @@ class Worker:
                 for listener in listeners:
                     listener.close()
                 if not stop.now.is_set():
-                    await self._retire(stop)
+                    await self._retire(stop, runner)
                 log.info("stopping", extra={"under_way": parts.admission.requests})
             finally:
                 stop.now.set()
@@ -162,13 +162,21 @@ class Worker:
         shared = Shared(server, self.parts.direct, Heads(EXECUTE_PATH), self._room, self._metrics)
         return [Listener(one, self._room, lambda: Connection(shared)) for one in sockets]
 
-    async def _retire(self, stop: Stop) -> None:
+    async def _retire(self, stop: Stop, runner: web.AppRunner) -> None:
         """Another process accepts in our place: let our clients go over to it, each between two requests."""
         log.info("retiring", extra={"connections": self._room.taken})
         self.parts.admission.retire()
         await self.parts.dashboards.close()
+        await self._emptied(stop, LINGER_S)
+        assert runner.server is not None
+        for connection in runner.server.connections:
+            assert isinstance(connection, Connection)
+            connection.close_if_idle()
+        await self._emptied(stop, self._config.http.drain_timeout_s)
+
+    async def _emptied(self, stop: Stop, within_s: float) -> None:
         waiting = [asyncio.create_task(one, name="linger") for one in (self._room.emptied(), stop.now.wait())]
-        await asyncio.wait(waiting, timeout=LINGER_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         for task in waiting:
             task.cancel()
 

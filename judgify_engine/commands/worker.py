@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import socket
 from pathlib import Path
 
@@ -26,14 +27,18 @@ def run(args: argparse.Namespace) -> int:
 async def _serve(end: socket.socket) -> None:
     stop = Stop()
     stop.on_signals()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)  # the supervisor's affair
     line = await control.Line.open(end)
     orders = control.decode(await line.hear())
     config, metrics = orders.config, Metrics()
     logs.configure(config.log.format, config.log.level, worker=orders.number)
-    siblings = Siblings(Path(orders.folder), orders.number, metrics)
+    siblings = Siblings(Path(orders.folder), orders.number, config.workers, metrics)
 
     async def sockets() -> list[socket.socket]:
-        return [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
+        found = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
+        for one in found:
+            one.listen(config.http.backlog)
+        return found
 
     async def beside(tasks: asyncio.TaskGroup) -> None:
         await siblings.serve()
@@ -59,6 +64,8 @@ async def _obey(line: control.Line, stop: Stop, siblings: Siblings) -> None:
             await asyncio.wait((heard, ended), return_when=asyncio.FIRST_COMPLETED)
             if not heard.done():
                 heard.cancel()
+            elif heard.result() == control.PING:
+                await line.say(control.PONG)
             elif heard.result() == control.RETIRE:
                 siblings.leave()
                 stop.retire.set()

@@ -204,6 +204,11 @@ class Connection(RequestHandler):
         else:
             self._loop.call_later(HALF_CLOSED_LOOK_S, self._close_when_done)
 
+    def close_if_idle(self) -> None:
+        """Nothing has come that is not answered: the client may go elsewhere."""
+        if self.transport is not None and self._left == 0 and self._idle() and not (self._answering or self._held):
+            self.force_close()
+
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:

@@ -136,7 +136,8 @@ def _bind(host: str, port: int, backlog: int, shared: bool) -> list[socket.socke
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             # Port 0: the same free port on every address.
             listening.bind((address[0], port_of(found) if port == 0 and len(found) > 1 else port, *address[2:]))
-            listening.listen(backlog)
+            if not shared:
+                listening.listen(backlog)
             listening.setblocking(False)
     except BaseException:
         for listening in found:
@@ -148,7 +149,8 @@ def _bind(host: str, port: int, backlog: int, shared: bool) -> list[socket.socke
 def open_sockets(host: str, port: int, backlog: int, *, shared: bool = False) -> list[socket.socket]:
     """Sockets that listen on every address of `host` (all of them for an empty one). Raises StartupError.
 
-    `shared`: others of ours may listen there too, and the kernel spreads connections over them (SO_REUSEPORT).
+    `shared`: others of ours may listen there too, and the kernel spreads connections over them (SO_REUSEPORT). These are only
+    bound: who serves on them says `listen`, and gets no connection before.
     """
     try:
         return _bind(host, port, backlog, shared)
@@ -163,5 +165,5 @@ def port_of(sockets: Sequence[socket.socket]) -> int:
 
 def url_of(host: str, port: int) -> str:
     """The address to print."""
-    shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
+    shown = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"

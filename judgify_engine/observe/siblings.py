@@ -33,10 +33,10 @@ _decode = msgspec.json.Decoder(list[Family]).decode
 
 
 class Siblings:
-    """This worker's place among the others. `folder`: where each has its socket."""
+    """This worker's place among so many `workers`. `folder`: where each has its socket."""
 
-    def __init__(self, folder: Path, number: int, metrics: Metrics) -> None:
-        self._folder, self._number, self._metrics = folder, number, metrics
+    def __init__(self, folder: Path, number: int, workers: int, metrics: Metrics) -> None:
+        self._folder, self._number, self._workers, self._metrics = folder, number, workers, metrics
         self._path = folder / f"{number}-{os.getpid()}.sock"
         self._server: asyncio.Server | None = None
 
@@ -70,7 +70,7 @@ class Siblings:
         found = {self._number: _families(self._metrics.collect())}
         found |= {number: answer for number, answer in zip(latest, answers, strict=True) if answer is not None}
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Merged(found, {number: number in found for number in (self._number, *latest)}))
+        registry.register(_Merged(found, {number: number in found for number in range(self._workers)}))
         return generate_latest(registry)
 
     async def _ask(self, path: Path) -> list[Family] | None:

@@ -7,6 +7,7 @@ at once costs the others little.
 import asyncio
 import contextlib
 import math
+import random
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from judgify_engine.errors import QuotaExceeded
 from judgify_engine.pipeline.access import Grant
 
 HOLD_S = 0.1
-"""How long a refusal is held at least; up to a second where far more than the quota comes."""
+"""How long a refusal is held, or a little less; up to a second where far more than the quota comes."""
 REMEMBERED = 10_000
 """Tenants; of more, those that used nothing lately are forgotten."""
 
@@ -51,7 +52,7 @@ class Quotas:
             raise QuotaExceeded(
                 f"tenant {grant.tenant_id} may use {limit:g} {what} a second here",
                 retry_after_s=retry_after_s,
-                hold_s=HOLD_S + pressure_s,
+                hold_s=(HOLD_S + pressure_s) * random.uniform(0.5, 1.0),  # or many would come back all at once
                 headers=rate_limit_headers(what, limit, 0, retry_after_s),
                 quota=what,
                 limit=limit,

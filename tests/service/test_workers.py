@@ -68,8 +68,15 @@ async def test_all_workers_take_part_and_add_up(start_engine: Callable[..., Engi
         judged = await figures(client, "judgify_judgments_total")
         assert judged.keys() == {"0", "1", "2"}
         assert min(judged.values()) > 0, "the kernel spreads the connections"
-        assert await figures(client, "judgify_worker_up") == {"0": 1, "1": 1, "2": 1}
-        assert sum((await figures(client, "judgify_slot_held")).values()) == 1
+
+        async def all_are_up() -> bool:
+            return await figures(client, "judgify_worker_up") == {"0": 1, "1": 1, "2": 1}
+
+        async def one_reads() -> bool:
+            return sum((await figures(client, "judgify_slot_held")).values()) == 1
+
+        await until(all_are_up, "all are up")
+        await until(one_reads, "one of them reads the log")
     assert not load.unknown
     assert not load.refused
     assert engine.terminate() == 0
@@ -118,6 +125,78 @@ async def test_no_request_is_refused_while_all_workers_are_replaced(start_engine
     assert (dict(load.unknown), load.refused, load.strange) == ({}, {}, [])
     assert set(engine.worker_pids().values()).isdisjoint(before.values())
     assert not any(living(pid) for pid in before.values())
+    assert engine.terminate() == 0
+
+
+async def test_a_retiring_worker_serves_slow_bodies_and_closes_idle_connections(start_engine: Callable[..., Engine]) -> None:
+    """Nobody with a connection is told to go elsewhere: he is answered, or finds it closed between two requests."""
+    engine = start_engine(workers=2)
+    body = b'{"workflow_id": "test-workflow-0", "input_data": {"value": 1}}'
+    head = (
+        b"POST /api/v1/judgments/execute HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer test-token\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body)
+    )
+    slow = [await asyncio.open_connection("127.0.0.1", engine.listening_port) for _ in range(8)]
+    idle = [await asyncio.open_connection("127.0.0.1", engine.listening_port) for _ in range(8)]
+    for _, writer in slow:
+        writer.write(head + body[:10])
+    for reader, writer in idle:
+        writer.write(head + body)
+        assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+    engine.signal(signal.SIGHUP)
+    closed = [asyncio.create_task(reader.read()) for reader, _ in idle]
+    await asyncio.wait(closed, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+    for reader, writer in slow:
+        writer.write(body[10:])
+        assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+    await asyncio.wait(closed, timeout=60)
+    await until(lambda: "all workers are replaced" in engine.log, "they are replaced", 60)
+    for _, writer in slow + idle:
+        writer.close()
+    assert engine.terminate() == 0
+
+
+async def test_a_worker_that_hangs_is_replaced(start_engine: Callable[..., Engine]) -> None:
+    quick = "import judgify_engine.child as child; child.PING_S, child.PONG_TIMEOUT_S = 0.2, 3.0"
+    engine = start_engine(workers=2, prelude=quick)
+    async with loaded(engine):
+        pid = engine.worker_pids()[0]
+        os.kill(pid, signal.SIGSTOP)
+        await until(lambda: engine.worker_pids()[0] != pid, "another one is in its place", 30)
+    assert engine.terminate() == 0
+
+
+async def test_what_is_found_in_the_current_folder_is_not_run(start_engine: Callable[..., Engine]) -> None:
+    engine = start_engine(workers=2, start=False)
+    for name in ("token.py", "queue.py", "judgify_engine.py"):
+        (engine.folder / name).write_text("raise SystemExit('not ours')")
+    engine.prelude = "import sys; sys.path.remove('')"
+    engine.start()
+    assert engine.terminate() == 0
+
+
+async def test_a_dead_worker_is_shown_as_down(start_engine: Callable[..., Engine]) -> None:
+    engine = start_engine(workers=2)
+    async with Client(engine.url, "test-token") as client:
+        for _ in range(3):  # again and again, so that it is not started at once
+            pid = engine.worker_pids()[0]
+            os.kill(pid, signal.SIGTERM)
+            await until(lambda pid=pid: not living(pid), "it has ended")
+            if await figures(client, "judgify_worker_up") == {"0": 0, "1": 1}:
+                break
+            await until(lambda pid=pid: engine.worker_pids()[0] != pid, "it is started again", 30)
+        else:
+            pytest.fail("it was never shown as down")
+    assert engine.terminate() == 0
+
+
+async def test_a_hangup_during_the_start_ends_nothing(start_engine: Callable[..., Engine]) -> None:
+    engine = start_engine(workers=2, start=False)
+    engine.launch()
+    await until(lambda: "migration applied" in engine.log, "it starts", 60)
+    engine.signal(signal.SIGHUP)
+    await until(lambda: "ready:" in engine.output or "Open" in engine.output, "it serves", 60)
+    await until(lambda: "all workers are replaced" in engine.log, "they are replaced", 60)
     assert engine.terminate() == 0
 
 

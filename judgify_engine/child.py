@@ -1,0 +1,126 @@
+"""One worker process, as its supervisor sees it: started, told what to do, waited for."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from judgify_engine import control
+from judgify_engine.errors import StartupError
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 60.0
+STEADY_S = 10.0
+"""A worker that died sooner than this after its start will probably do so again: wait before the next one."""
+PING_S, PONG_TIMEOUT_S = 5.0, 20.0
+"""How often a worker is asked whether its event loop turns, and how long it may take to answer before it is killed."""
+# The package that we run, before others of its name, and nothing of the folder that we happen to be in.
+_BOOT = """
+import sys
+parent = sys.argv.pop(1)
+places = [at for at, path in enumerate(sys.path) if path.endswith(("site-packages", "dist-packages"))]
+sys.path.insert(min(places, default=len(sys.path)), parent)
+from judgify_engine.__main__ import main
+main()
+"""
+_PARENT = str(Path(__file__).resolve().parent.parent)
+
+
+class Child:
+    """One worker process and the line to it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, line: control.Line) -> None:
+        self._process, self._line = process, line
+        self._ready_s: float | None = None
+        self.exit = asyncio.create_task(process.wait(), name="worker-exit")
+        """Done when the process has ended; the exit code."""
+
+    @classmethod
+    async def start(cls, orders: control.Orders) -> "Child":
+        """Start the process and wait until it serves. Raises StartupError; then nothing of it is left."""
+        ours, theirs = socket.socketpair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-c", _BOOT, _PARENT, "worker", str(theirs.fileno())),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), *orders.sockets),
+                start_new_session=True,  # Ctrl-C in the terminal is ours to hand on
+            )
+        except OSError as error:
+            ours.close()
+            raise StartupError(f"worker {orders.number} cannot be started: {error}") from error
+        finally:
+            theirs.close()
+        child = cls(process, await control.Line.open(ours))
+        try:
+            await child._become_ready(orders)
+        except BaseException:
+            await child.kill()
+            raise
+        return child
+
+    async def _become_ready(self, orders: control.Orders) -> None:
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._line.say(control.encode(orders))
+                heard = await self._line.hear()
+                if heard != control.READY:
+                    raise StartupError(f"worker {orders.number} ended with code {await self.exit} before it served")
+        except TimeoutError:
+            raise StartupError(f"worker {orders.number} did not serve within {START_TIMEOUT_S:.0f} s") from None
+        self._ready_s = asyncio.get_running_loop().time()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def was_steady(self) -> bool:
+        return self._ready_s is not None and asyncio.get_running_loop().time() - self._ready_s >= STEADY_S
+
+    async def watch(self) -> int:
+        """Wait for its end; the exit code. One whose event loop does not turn is killed."""
+        while True:
+            await asyncio.wait((self.exit,), timeout=PING_S)
+            if self.exit.done():
+                return self.exit.result()
+            await self._line.say(control.PING)
+            hearing = asyncio.create_task(self._line.hear(), name="worker-pong")
+            try:
+                await asyncio.wait((self.exit, hearing), timeout=PONG_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                hearing.cancel()
+            if not (self.exit.done() or hearing.done()):
+                log.error("a worker does not react and is killed", extra={"pid": self.pid})
+                await self.kill()
+
+    async def retire(self, within_s: float) -> None:
+        """Have it end when its clients have gone elsewhere."""
+        await self._line.say(control.RETIRE)
+        await self._end(within_s)
+
+    async def stop(self, within_s: float) -> None:
+        """Have it answer what it accepted, and end."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        await self._end(within_s)
+
+    async def _end(self, within_s: float) -> None:
+        try:
+            async with asyncio.timeout(within_s):
+                await asyncio.shield(self.exit)
+        except TimeoutError:
+            log.error("a worker did not end in time and is killed", extra={"pid": self.pid})
+            await self.kill()
+        self._line.close()
+
+    async def kill(self) -> None:
+        """Now, and wait for it."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await asyncio.shield(self.exit)
+        self._line.close()
