@@ -1,6 +1,6 @@
 """Judgments of one partition that wait for their commit: bounded in rows and bytes, from `put` until answered.
 
-Its tenants take turns: who sends much waits behind himself, and may fill only a part of the queue.
+Its tenants take turns: who sends much waits behind himself. When he has filled it, there is still a reserve for the others.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from judgify_engine.core.model import Judgment
 from judgify_engine.errors import CommitUnknown, Draining, QueueFull
 from judgify_engine.pipeline.ports import Outcome
 
-TENANT_SHARE = 0.75
-"""What one tenant may fill of a queue."""
+RESERVE = 4
+"""A full queue takes one part in so many more, from tenants who hold less than that themselves."""
 
 
 class Waiting(NamedTuple):
@@ -40,7 +40,7 @@ class PartitionQueue:
         self._waiting: dict[str, deque[Waiting]] = {}
         """By tenant, each in order; who is first has the next turn."""
         self._count = 0
-        self._held: dict[str, list[int]] = {}
+        self._held: dict[str, tuple[int, int]] = {}
         """Tenant to rows and bytes, until `done`."""
         self._unanswered: deque[tuple[asyncio.Future[Outcome], float]] = deque()
         self._arrival = asyncio.Event()
@@ -58,17 +58,15 @@ class PartitionQueue:
         """Queue a judgment; the future gets its outcome. Raises QueueFull or Draining; never waits."""
         if self.closed:
             raise Draining("the server is stopping; send this to another one or again later")
-        size = judgment.size_bytes
-        if self.rows >= self._max_rows or self.bytes + size > self._max_bytes:
+        size, tenant = judgment.size_bytes, judgment.tenant_id
+        held = self._held.get(tenant) or (0, 0)
+        max_rows, max_bytes = self._max_rows, self._max_bytes
+        if held[0] * RESERVE < max_rows and held[1] * RESERVE < max_bytes:
+            max_rows, max_bytes = max_rows + max_rows // RESERVE, max_bytes + max_bytes // RESERVE
+        if self.rows >= max_rows or self.bytes + size > max_bytes:
             raise QueueFull(
                 f"partition {self.partition} holds {self.rows} judgments ({self.bytes} bytes) of at most {self._max_rows} "
                 f"({self._max_bytes} bytes)"
-            )
-        tenant = judgment.tenant_id
-        held = self._held.get(tenant) or [0, 0]
-        if held[0] >= TENANT_SHARE * self._max_rows or held[1] + size > TENANT_SHARE * self._max_bytes:
-            raise QueueFull(
-                f"tenant {tenant} holds {held[0]} judgments ({held[1]} bytes) of partition {self.partition}, which is its share"
             )
         future: asyncio.Future[Outcome] = self._loop.create_future()
         now_s = perf_counter()
@@ -82,7 +80,7 @@ class PartitionQueue:
         self._count += 1
         self.rows += 1
         self.bytes += size
-        self._held[tenant] = [held[0] + 1, held[1] + size]
+        self._held[tenant] = (held[0] + 1, held[1] + size)
         self._arrival.set()
         return future
 
@@ -117,13 +115,13 @@ class PartitionQueue:
     def done(self, batch: list[Waiting]) -> None:
         """These were answered: give their room free."""
         for item in batch:
-            tenant = item.judgment.tenant_id
-            held = self._held[tenant]
-            held[0] -= 1
-            held[1] -= item.size_bytes
-            self.bytes -= item.size_bytes
-            if not held[0]:
+            tenant, size = item.judgment.tenant_id, item.size_bytes
+            rows, total = self._held[tenant]
+            if rows > 1:
+                self._held[tenant] = (rows - 1, total - size)
+            else:
                 del self._held[tenant]
+            self.bytes -= size
         self.rows -= len(batch)
         if len(self._unanswered) > 2 * self.rows + 16:  # most of them were answered
             self._unanswered = deque(entry for entry in self._unanswered if not entry[0].done())

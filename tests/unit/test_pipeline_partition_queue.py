@@ -43,22 +43,42 @@ async def test_it_refuses_when_full_in_bytes() -> None:
     assert queue.bytes == 2500
 
 
-async def test_one_tenant_fills_a_part_of_it_only() -> None:
-    queue = PartitionQueue(0, 100, 100_000)
-    for number in range(75):
+async def test_one_tenant_that_fills_it_leaves_a_reserve_to_the_others() -> None:
+    queue = PartitionQueue(0, 100, MANY)
+    for number in range(100):
         queue.put(judgment(number, tenant_id="noisy"))
-    with pytest.raises(QueueFull, match="noisy holds 75 judgments"):
-        queue.put(judgment(75, tenant_id="noisy"))
-    for number in range(25):
+    with pytest.raises(QueueFull):
+        queue.put(judgment(100, tenant_id="noisy"))
+    for number in range(20):
         queue.put(judgment(number, tenant_id="quiet"))
-    batch = queue.take(50, MANY)
-    queue.done(batch)
-    queue.put(judgment(76, tenant_id="noisy"))
+    for number in range(5):
+        queue.put(judgment(number, tenant_id="still"))
+    with pytest.raises(QueueFull):
+        queue.put(judgment(20, tenant_id="quiet"))
+    assert queue.rows == 125, "which is the most that it ever holds"
+    queue.done(queue.take(40, MANY))
+    assert queue.rows == 85
+    queue.put(judgment(100, tenant_id="noisy"))
+
+
+async def test_the_reserve_is_bounded_in_bytes_too() -> None:
     queue = PartitionQueue(0, MANY, 4000)
-    queue.put(big(1, 2000))
-    with pytest.raises(QueueFull, match="holds 1 judgments"):
-        queue.put(big(2, 1001))
-    queue.put(big(2, 1000))
+    for number in range(4):
+        queue.put(big(number, 1000, "noisy"))
+    with pytest.raises(QueueFull):
+        queue.put(big(4, 500, "noisy"))
+    queue.put(big(1, 1000, "quiet"))
+    with pytest.raises(QueueFull):
+        queue.put(big(2, 500, "still"))
+    assert queue.bytes == 5000
+
+
+async def test_nothing_is_left_of_tenants_who_were_answered() -> None:
+    queue = PartitionQueue(0, MANY, MANY)
+    for number in range(300):
+        queue.put(judgment(number, tenant_id=f"tenant-{number % 100}"))
+    queue.done(queue.take(MANY, MANY))
+    assert (queue.rows, queue.bytes, len(queue._held), len(queue._waiting)) == (0, 0, 0, 0)
 
 
 async def test_tenants_take_turns() -> None:
