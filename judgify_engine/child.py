@@ -82,21 +82,27 @@ class Child:
     def was_steady(self) -> bool:
         return self._ready_s is not None and asyncio.get_running_loop().time() - self._ready_s >= STEADY_S
 
-    async def watch(self) -> int:
-        """Wait for its end; the exit code. One whose event loop does not turn is killed."""
-        while True:
+    async def watch(self) -> None:
+        """Wait for its end. One whose event loop does not turn, or whose end does not come, is killed."""
+        while not self.exit.done():
             await asyncio.wait((self.exit,), timeout=PING_S)
-            if self.exit.done():
-                return self.exit.result()
-            await self._line.say(control.PING)
-            hearing = asyncio.create_task(self._line.hear(), name="worker-pong")
-            try:
-                await asyncio.wait((self.exit, hearing), timeout=PONG_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                hearing.cancel()
-            if not (self.exit.done() or hearing.done()):
+            if not (self.exit.done() or await self._reacts() or self.exit.done()):
                 log.error("a worker does not react and is killed", extra={"pid": self.pid})
                 await self.kill()
+
+    async def _reacts(self) -> bool:
+        await self._line.say(control.PING)
+        hearing = asyncio.create_task(self._line.hear(), name="worker-pong")
+        try:
+            await asyncio.wait((self.exit, hearing), timeout=PONG_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            if not hearing.done():
+                return False
+            if not hearing.result():  # it has closed its side, so it is about to end
+                await asyncio.wait((self.exit,), timeout=PONG_TIMEOUT_S)
+                return False
+            return True
+        finally:
+            hearing.cancel()
 
     async def retire(self, within_s: float) -> None:
         """Have it end when its clients have gone elsewhere."""

@@ -47,7 +47,7 @@ class Line:
 
     async def say(self, line: bytes) -> None:
         """Tell the other side; nothing where it has gone."""
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, RuntimeError):  # uvloop's for a transport that is closed
             self._writer.write(line)
             await self._writer.drain()
 

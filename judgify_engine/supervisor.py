@@ -6,6 +6,8 @@ backlog and is not refused. A worker that dies again and again loses its sockets
 """
 
 import asyncio
+import contextlib
+import fcntl
 import logging
 import os
 import shutil
@@ -16,7 +18,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
-import psutil
 
 from judgify_engine import control
 from judgify_engine.child import Child
@@ -71,7 +72,7 @@ class Supervisor:
 
     async def run(self, stop: Stop, beside: Callable[[asyncio.TaskGroup, str], Awaitable[None]]) -> None:
         """Until `stop.now`. `beside` is called when all serve, with the address. Raises StartupError when they cannot."""
-        self._folder = await asyncio.to_thread(_make_folder)
+        self._folder, lock = await asyncio.to_thread(_make_folder)
         try:
             if await stop.unless(self._start_all()):
                 async with asyncio.TaskGroup() as tasks:
@@ -84,6 +85,7 @@ class Supervisor:
         finally:
             stop.now.set()
             await self._stop_all()
+            os.close(lock)
 
     def listen_to_hangups(self) -> None:
         """From now on SIGHUP means: replace all workers, as soon as they are there."""
@@ -217,19 +219,31 @@ async def _ended(child: Child, changed: asyncio.Event) -> bool:
     finally:
         watching.cancel()
         changing.cancel()
-    return watching.done() and not watching.cancelled()
+    return child.exit.done()
 
 
-def _make_folder() -> Path:
-    """A folder of our own, which is removed when we stop; those of supervisors that were killed are removed now."""
+def _make_folder() -> tuple[Path, int]:
+    """A folder of our own and its lock, to be removed when we stop; those of supervisors that were killed are removed now."""
     base = Path(tempfile.gettempdir())
     if len(str(base)) > LONGEST_FOLDER:
         base = Path("/tmp")
     for one in base.glob(f"{FOLDER}*"):
-        pid = one.name.removeprefix(FOLDER).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+        with contextlib.suppress(OSError):  # it is another user's, or its supervisor lives
+            os.close(_lock(one, os.O_RDWR))
             shutil.rmtree(one, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-", dir=base))
+    made = Path(tempfile.mkdtemp(prefix=FOLDER, dir=base))
+    return made, _lock(made, os.O_RDWR | os.O_CREAT)
+
+
+def _lock(folder: Path, flags: int) -> int:
+    """Hold the folder for as long as the descriptor is open. Raises OSError when somebody else does."""
+    descriptor = os.open(folder / "lock", flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _longer(pause_s: float) -> float:

@@ -42,34 +42,27 @@ async def _serve(end: socket.socket) -> None:
 
     async def beside(tasks: asyncio.TaskGroup) -> None:
         await siblings.serve()
-        tasks.create_task(_obey(line, stop, siblings), name="control")
         await line.say(control.READY)
 
+    obeying = asyncio.create_task(_obey(line, stop, siblings), name="control")
     try:
         async with databases(config, orders.dsn) as (judgments, rollups):
             for one in {judgments, rollups}:
                 await one.open()
             await Worker(config, judgments, rollups, metrics, siblings.figures).run(stop, sockets, beside)
     finally:
+        obeying.cancel()
+        await asyncio.gather(obeying, return_exceptions=True)
         siblings.leave()
         line.close()
 
 
 async def _obey(line: control.Line, stop: Stop, siblings: Siblings) -> None:
-    """Until the end; a supervisor that is no more means: now."""
-    ended = asyncio.create_task(stop.now.wait(), name="stop")
-    try:
-        while not stop.now.is_set():
-            heard = asyncio.create_task(line.hear(), name="hear")
-            await asyncio.wait((heard, ended), return_when=asyncio.FIRST_COMPLETED)
-            if not heard.done():
-                heard.cancel()
-            elif heard.result() == control.PING:
-                await line.say(control.PONG)
-            elif heard.result() == control.RETIRE:
-                siblings.leave()
-                stop.retire.set()
-            else:
-                stop.now.set()
-    finally:
-        ended.cancel()
+    """Until cancelled; a supervisor that is no more means: now."""
+    while heard := await line.hear():
+        if heard == control.PING:
+            await line.say(control.PONG)
+        elif heard == control.RETIRE:
+            siblings.leave()
+            stop.retire.set()
+    stop.now.set()

@@ -44,9 +44,17 @@ class Meter:
 
     def __init__(self, quota: Quota = UNBOUNDED) -> None:
         self.quota = quota
-        """May be changed at any time."""
+        """Is changed by `bound`."""
         self.sockets = 0
         self._requests_until_s = self._bytes_until_s = self._refused_until_s = 0.0
+
+    def bound(self, quota: Quota, now_s: float) -> None:
+        """Take another quota; what is owed stays as many requests and bytes, and costs the time that these now take."""
+        before, self.quota = self.quota, quota
+        if before != quota:
+            self._requests_until_s = _rescaled(self._requests_until_s, before.requests_per_s, quota.requests_per_s, now_s)
+            self._bytes_until_s = _rescaled(self._bytes_until_s, before.bytes_per_s, quota.bytes_per_s, now_s)
+            self._refused_until_s = now_s
 
     def spend(self, size_bytes: int, now_s: float) -> Refusal | None:
         """Count a request of so many bytes, or say why it is too much; then nothing is counted."""
@@ -89,6 +97,10 @@ class Meter:
     def is_idle(self, now_s: float) -> bool:
         """Whether it holds nothing that a new one would not hold."""
         return not self.sockets and max(self._requests_until_s, self._bytes_until_s) <= now_s
+
+
+def _rescaled(until_s: float, before: float, now: float, now_s: float) -> float:
+    return now_s + max(0.0, until_s - now_s) * before / now if before and now else now_s
 
 
 def _refusal(what: str, limit: float, before_s: float, after_s: float, now_s: float) -> Refusal | None:

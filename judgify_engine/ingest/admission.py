@@ -56,6 +56,10 @@ class Admission:
         finally:
             self._reading.discard(patience)
 
+    def hold(self, size: int) -> None:
+        """A request will be refused, but not yet: it still is under way, its bytes are not. Leave with 0 then."""
+        self.bytes -= size
+
     def leave(self, size: int) -> None:
         """A request was answered."""
         self.requests -= 1

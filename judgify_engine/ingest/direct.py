@@ -64,16 +64,17 @@ class Direct:
             grant = self._access.recall(authorization, "execute")
             if grant is None:
                 return False
-            spent = self._quotas.spend(grant, len(body))
             size = self._admission.enter(len(body))
-        except QuotaExceeded as error:
-            asyncio.get_running_loop().call_later(error.hold_s, self._refuse, error, reply)
-            return True
         except JudgifyError as error:
             self._refuse(error, reply)
             return True
         try:
+            spent = self._quotas.spend(grant, len(body))
             begun = self._begin(grant.tenant_id, body, started_s)
+        except QuotaExceeded as error:
+            self._admission.hold(size)
+            asyncio.get_running_loop().call_later(error.hold_s, self._held, error, reply)
+            return True
         except Exception as error:
             self._left(size, started_s)
             self._refuse(error, reply)
@@ -118,6 +119,10 @@ class Direct:
         if spent is not None:
             more += "".join(f"{name}: {value}\r\n" for name, value in spent.headers().items()).encode()
         reply(b"%b%bContent-Length: %d\r\n\r\n%b" % (_head(), more, len(body), body), last)
+
+    def _held(self, error: QuotaExceeded, reply: Reply) -> None:
+        self._admission.leave(0)
+        self._refuse(error, reply)
 
     def _left(self, size: int, started_s: float) -> None:
         self._admission.leave(size)

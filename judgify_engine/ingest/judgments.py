@@ -13,10 +13,10 @@ import msgspec
 from aiohttp import web
 
 from judgify_engine.core.model import METHODS
-from judgify_engine.errors import DatabaseUnavailable, InvalidField, NotFound, Rejected, UnsupportedEncoding
+from judgify_engine.errors import DatabaseUnavailable, InvalidField, NotFound, QuotaExceeded, Rejected, UnsupportedEncoding
 from judgify_engine.ingest.admission import Admission, too_large
 from judgify_engine.observe.metrics import Metrics
-from judgify_engine.pipeline.access import Access
+from judgify_engine.pipeline.access import Access, Grant
 from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.quarantine_loop import Quarantine
 from judgify_engine.pipeline.quotas import Quotas
@@ -61,15 +61,13 @@ class JudgmentRoutes:
         headers = request.headers
         authorization = headers.get("Authorization")
         grant = self._access.recall(authorization, "execute") or await self._access.authenticate(authorization, "execute")
-        spent = await self._quotas.spend_or_hold(grant, request.content_length or 0)
         size = self._admission.enter(request.content_length)
         body: bytes | None = None
         try:
+            spent = self._quotas.spend(grant, request.content_length or 0)
             if not self._database_available():
                 raise DatabaseUnavailable("PostgreSQL is away; nothing was judged or stored")
-            body = await read_body(request, self._admission)
-            if request.content_length is None:
-                self._quotas.charge(grant, len(body))
+            body = await self._body(request, grant)
             read_s = time.perf_counter()
             asked = decode_execute(body)
             decoded_s = time.perf_counter()
@@ -83,6 +81,11 @@ class JudgmentRoutes:
             if body is not None:
                 self._quarantine.refused(grant.tenant_id, body, error)
             raise
+        except QuotaExceeded as error:
+            self._admission.hold(size)
+            size = 0
+            await asyncio.sleep(error.hold_s)
+            raise
         finally:
             self._admission.leave(size)
             self._metrics.answer.observe(time.perf_counter() - started_s)
@@ -90,6 +93,17 @@ class JudgmentRoutes:
         if answer.replayed:
             headers_out["Idempotent-Replayed"] = "true"
         return web.Response(body=answer.body, content_type=JSON, headers=headers_out)
+
+    async def _body(self, request: web.Request, grant: Grant) -> bytes:
+        """The body; where its size was not told before, it is counted now."""
+        size = request.client_max_size
+        try:
+            body = await read_body(request, self._admission)
+            size = len(body)
+            return body
+        finally:
+            if request.content_length is None:
+                self._quotas.charge(grant, size)
 
     async def get(self, request: web.Request) -> web.Response:
         """One record."""

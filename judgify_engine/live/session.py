@@ -48,6 +48,7 @@ class DashboardRoutes:
         )
         if not socket_.can_prepare(request):
             raise InvalidField("this address speaks WebSocket only", field="Upgrade")
+        await self._quotas.spend_or_hold(grant)
         with self._quotas.socket(grant):
             client = await self._hub.join(key)
             try:

@@ -42,6 +42,7 @@ class Siblings:
 
     async def serve(self) -> None:
         """Give our figures to whoever asks, until `leave`."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)  # whoever tidies up the temporary folder may have taken it
         self._server = await asyncio.start_unix_server(self._answer, self._path)
 
     def leave(self) -> None:

@@ -90,7 +90,7 @@ class Access:
         return _with_scope(grant, scope)
 
     async def _look_up(self, secret: str, *, session: bool) -> Grant | None:
-        if len(secret) > LONGEST_TOKEN:
+        if len(secret) > LONGEST_TOKEN and secret not in self._known:
             return None
         remembered = self._sessions if session else self._tokens
         entry = remembered.get(secret)

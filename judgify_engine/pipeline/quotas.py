@@ -60,10 +60,10 @@ class Quotas:
         limit = meter.quota.requests_per_s
         return Spent(meter.requests_left(now_s), limit) if limit else None
 
-    async def spend_or_hold(self, grant: Grant, size_bytes: int = 0) -> Spent | None:
+    async def spend_or_hold(self, grant: Grant) -> Spent | None:
         """As `spend`, for who can wait: a refusal comes a little later."""
         try:
-            return self.spend(grant, size_bytes)
+            return self.spend(grant)
         except QuotaExceeded as error:
             await asyncio.sleep(error.hold_s)
             raise
@@ -96,13 +96,12 @@ class Quotas:
             meter.sockets -= 1
 
     def _meter(self, grant: Grant) -> Meter:
-        meter = self._meters.get(grant.tenant_id)
+        meter, now_s = self._meters.get(grant.tenant_id), self._clock_s()
         if meter is None:
             if len(self._meters) >= REMEMBERED:
-                now_s = self._clock_s()
                 self._meters = {tenant: one for tenant, one in self._meters.items() if not one.is_idle(now_s)}
             meter = self._meters[grant.tenant_id] = Meter()
-        meter.quota = grant.quota.shared_by(self._processes)
+        meter.bound(grant.quota.shared_by(self._processes), now_s)
         return meter
 
 

@@ -103,6 +103,22 @@ async def test_bytes_count_also_when_their_number_is_not_told(thin: Client) -> N
     assert await post(10) == 429
 
 
+async def test_a_body_that_is_too_large_is_not_owed(thin: Client) -> None:
+    for _ in range(3):
+        assert (await thin.execute({"value": 70, "padding": "x" * 300_000})).status == 413
+    assert (await thin.execute({"value": 70})).status == 200
+
+
+async def test_a_stop_answers_what_is_held(start_engine: Callable[..., Engine]) -> None:
+    engine = start_engine(settings={"JUDGIFY_QUOTA_REQUESTS_PER_S": "5"})
+    async with Client(engine.url, "test-token", connections=100) as client:
+        await client.execute({"value": 70}, "test-workflow-0")
+        sent = [asyncio.create_task(client.execute({"value": 70}, "test-workflow-0")) for _ in range(60)]
+        await asyncio.wait(sent, return_when=asyncio.FIRST_COMPLETED)
+        assert await asyncio.to_thread(engine.terminate) == 0
+        assert {answer.status for answer in await asyncio.gather(*sent)} <= {200, 429, 503}
+
+
 async def test_others_are_not_concerned(engine: Engine, bounded: Client) -> None:
     assert engine.database is not None
     async with new_tenant(engine.url, engine.database) as other:

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 
+import aiohttp
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -176,18 +177,33 @@ async def test_what_is_found_in_the_current_folder_is_not_run(start_engine: Call
 
 
 async def test_a_dead_worker_is_shown_as_down(start_engine: Callable[..., Engine]) -> None:
-    engine = start_engine(workers=2)
-    async with Client(engine.url, "test-token") as client:
-        for _ in range(3):  # again and again, so that it is not started at once
-            pid = engine.worker_pids()[0]
-            os.kill(pid, signal.SIGTERM)
-            await until(lambda pid=pid: not living(pid), "it has ended")
-            if await figures(client, "judgify_worker_up") == {"0": 0, "1": 1}:
-                break
-            await until(lambda pid=pid: engine.worker_pids()[0] != pid, "it is started again", 30)
-        else:
-            pytest.fail("it was never shown as down")
+    """While it is not started again, so long that its sockets are closed and the other one serves all."""
+    engine = start_engine(workers=2, prelude="import judgify_engine.supervisor as s; s.SHORTEST_PAUSE_S = 15")
+    os.kill(engine.worker_pids()[0], signal.SIGTERM)
+
+    async def shown() -> bool:
+        with contextlib.suppress(aiohttp.ClientError):
+            async with Client(engine.url, "test-token") as client:
+                return await figures(client, "judgify_worker_up") == {"0": 0, "1": 1}
+        return False
+
+    await until(shown, "it is shown as down", 12)
     assert engine.terminate() == 0
+
+
+async def test_a_worker_that_does_not_come_to_its_end_takes_nobody_with_it(start_engine: Callable[..., Engine]) -> None:
+    slow = "import judgify_engine.child as c; c.PING_S, c.PONG_TIMEOUT_S = 0.2, 1.0"
+    slow += "; c._BOOT = 'import atexit, time; atexit.register(time.sleep, 60)\\n' + c._BOOT"
+    engine = start_engine(workers=2, prelude=slow, settings={"JUDGIFY_HTTP_DRAIN_TIMEOUT_S": "2"})
+    first, second = engine.worker_pids()[0], engine.worker_pids()[1]
+    os.kill(first, signal.SIGTERM)
+    await until(lambda: engine.worker_pids()[0] != first, "there is another one", 30)
+    assert "does not react" in engine.log
+    assert living(second)
+    assert engine.worker_pids()[1] == second
+    engine.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(engine.wait, 60) == 0
+    engine.check_log()
 
 
 async def test_a_hangup_during_the_start_ends_nothing(start_engine: Callable[..., Engine]) -> None:

@@ -125,3 +125,15 @@ def test_bytes_that_come_to_light_later_are_owed() -> None:
     meter.charge(500)
     assert meter.spend(1, 9.1) is not None
     assert meter.spend(1, 14.1) is None
+
+
+def test_what_is_owed_takes_the_time_of_the_new_quota() -> None:
+    meter = Meter(Quota(0.01, 100))
+    assert meter.spend(60_000, 0.0) is None
+    assert meter.spend(1, 5.0) is not None
+    meter.bound(Quota(1000, 1e6), 5.0)
+    assert meter.spend(1, 6.0) is None
+    meter.bound(Quota(), 6.0)
+    assert meter.spend(10**9, 6.0) is None
+    meter.bound(Quota(5), 6.0)
+    assert meter.requests_left(6.0) == 5
