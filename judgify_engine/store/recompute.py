@@ -94,8 +94,11 @@ SELECT e.tenant_id, e.workflow_id, '{TRACKED_PREFIX}' || field, e.time, e.method
          FROM (SELECT e.input_data #> string_to_array(field, '.') AS place) AS p) AS value
  WHERE NOT {_is_deep("e.input_data")} AND abs(v) <= {LIMIT:.0f}
 """
-_IN_SPAN = """judgment_executions
- WHERE (occurred_at >= {start} AND occurred_at < {end}) OR (created_at >= {start} AND created_at < {end})"""
+_IN_SPAN = "((occurred_at >= {start} AND occurred_at < {end}) OR (created_at >= {start} AND created_at < {end}))"
+_THERE = (
+    "judgment_executions WHERE true",
+    "judgment_leaving WHERE id >= (SELECT kept_before FROM judgment_retention)",  # what is kept of it counts as kept
+)
 SAMPLE_NAMES = "tenant_id, workflow_id, metric_name, bucket, method, status, count, sum, low, high, slots, counts"
 _KEPT = f"SELECT {SAMPLE_NAMES} FROM judgment_kept_values WHERE bucket >= {{start}} AND bucket < {{end}}"
 _RESULTS = f"""
@@ -239,10 +242,12 @@ async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> Non
 
 
 async def _prepare_values(source: Any, target: Any, start: str, end: str) -> None:
-    """Tracked values that occurred in [start, end): of the judgments that are there, and of those that retention dropped."""
+    """Tracked values that occurred in [start, end): of the judgments that are there, leave just now, or were dropped."""
     fields = msgspec.json.encode(ranges(await read_versions(source))).decode()
-    values = f"{tracked(_IN_SPAN.format(start=start, end=end))} AND e.time >= {start} AND e.time < {end}"
-    await pipe(source, grouped(values, FINE_S), target, "new_samples", fields)
+    for there in _THERE:
+        rows = f"{there} AND {_IN_SPAN.format(start=start, end=end)}"
+        values = f"{tracked(rows)} AND e.time >= {start} AND e.time < {end}"
+        await pipe(source, grouped(values, FINE_S), target, "new_samples", fields)
     await pipe(source, _KEPT.format(start=start, end=end), target, "new_samples")
 
 

@@ -1,11 +1,12 @@
 """Retention: judgments leave when they are old enough, their rollups stay.
 
-They leave by whole partitions, which costs no more than a file, and never before the rollups were found equal to them. Strays
-in the default partition are deleted, in slices, out of the sight of the stream, which would take them back from the rollups.
+They leave by whole partitions, which costs no more than a file, and never before the rollups were found equal to them: one is
+detached, its tracked values are kept, in slices (store/kept), and it is dropped. Strays in the default partition are deleted,
+in slices too, out of the sight of the stream, which would take them back from the rollups.
 
 `retained_from` is the boundary that this leaves behind: what was created before it may be gone. It moves in the transaction
-that drops, and is never earlier than anything dropped; in it, tracked values of what leaves are kept (store/kept). Who reads
-the table and then, in a new snapshot, the boundary, knows that all from the boundary on was there.
+that detaches or deletes, and is never earlier than anything that left. Who reads the table and then, in a new snapshot, the
+boundary, knows that all from the boundary on was there.
 """
 
 import logging
@@ -17,8 +18,8 @@ import asyncpg
 from judgify_engine.config import KeepConfig
 from judgify_engine.core.periods import floor
 from judgify_engine.errors import Unavailable
-from judgify_engine.store.kept import keep, keeping, tracks
-from judgify_engine.store.partitions import DEFAULT, TIMEOUT_S, Partition, alone, present
+from judgify_engine.store.kept import keep_last, keep_slice, keeping, tracks
+from judgify_engine.store.partitions import DEFAULT, TABLE, TIMEOUT_S, Partition, alone, present
 from judgify_engine.store.publication import unpublished
 from judgify_engine.store.recompute import ALL
 
@@ -31,6 +32,7 @@ _MOVE_BOUNDARY = """
 INSERT INTO judgment_retention AS r (retained_from) VALUES ($1)
 ON CONFLICT (only_row) DO UPDATE SET retained_from = greatest(r.retained_from, excluded.retained_from), updated_at = now()
 """
+_LEAVING = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'judgment_leaving'::regclass"
 _STRAYS = f"SELECT EXISTS (SELECT FROM {DEFAULT} WHERE created_at < $1)"
 _DELETE_STRAYS = f"""
 WITH gone AS (
@@ -68,17 +70,21 @@ async def boundary_of(connection: "asyncpg.Connection[Any]") -> Boundary:
 async def drop_old(connection: "asyncpg.Connection[Any]", now: datetime, keep: KeepConfig, proven: datetime) -> list[str]:
     """Drop the partitions that are over for `keep.judgments_days`, the oldest first; return their names.
 
-    Nothing created after `proven` leaves. What others use just now stays until next time.
+    Nothing created after `proven` leaves. What others use just now stays until next time. What has begun to leave goes on,
+    also when judgments are by now to be kept for ever. Ended at any moment, it loses a slice at most.
     """
     now = min(now, await connection.fetchval("SELECT now()"))  # two clocks have to say so
     due = now - timedelta(days=keep.judgments_days)
     cutoff = min(due, proven)
-    dropped = []
+    dropped: list[str] = []
     try:
+        await _finish(connection, dropped)
+        if not keep.judgments_days:
+            return dropped
         for one in await present(connection):
             if one.period.end <= cutoff:
-                if await _drop(connection, one, cutoff):
-                    dropped.append(one.name)
+                if await _detach(connection, one, cutoff):
+                    await _finish(connection, dropped)
             elif one.period.end <= due:
                 log.warning("a partition stays until its rollups are proven", extra={"partition": one.name})
         await _forget_strays(connection, floor(cutoff, keep.partition))
@@ -87,14 +93,17 @@ async def drop_old(connection: "asyncpg.Connection[Any]", now: datetime, keep: K
     return dropped
 
 
-async def _drop(connection: "asyncpg.Connection[Any]", one: Partition, cutoff: datetime) -> bool:
-    """Drop one, unless it holds a judgment that is not old yet. Raises LockNotAvailableError.
+async def _detach(connection: "asyncpg.Connection[Any]", one: Partition, cutoff: datetime) -> bool:
+    """Have one leave the table, unless it holds a judgment that is not old yet. Raises LockNotAvailableError.
 
-    Such a judgment was written by hand, with a key that is older than itself.
+    Such a judgment was written by hand, with a key that is older than itself. This is all that needs a lock which others may
+    be in the way of, and it comes first: when it has to wait, no work is lost. It takes no longer than a drop would.
     """
     name, boundary = one.name, one.period.end
     async with alone(connection):
-        await connection.execute(f"LOCK TABLE {name} IN SHARE MODE")  # what is looked at is what is dropped
+        if await connection.fetchval(_LEAVING) is not None:  # another process's: the mark is one's only
+            return False
+        await connection.execute(f"LOCK TABLE {name} IN SHARE MODE")  # what is looked at is what leaves
         newest = await connection.fetchval(
             f"SELECT max(created_at) FROM {name} WHERE created_at >= $1", boundary, timeout=TIMEOUT_S
         )
@@ -104,11 +113,28 @@ async def _drop(connection: "asyncpg.Connection[Any]", one: Partition, cutoff: d
                 log.warning("a partition stays: it holds a judgment that was created later", extra=facts)
                 return False
             boundary = newest + _INSTANT
-        await keep(connection, name)
+        await connection.execute(f"ALTER TABLE {TABLE} DETACH PARTITION {name}", timeout=TIMEOUT_S)
+        await connection.execute(f"ALTER TABLE {name} INHERIT judgment_leaving")
         await _move_boundary(connection, boundary)
-        await connection.execute(f"DROP TABLE {name}", timeout=TIMEOUT_S)
-    log.info("a partition was dropped; its rollups stay", extra={"partition": name})
     return True
+
+
+async def _finish(connection: "asyncpg.Connection[Any]", dropped: list[str]) -> None:
+    """Keep the tracked values of the partition that was detached, if one was, and drop it. Raises LockNotAvailableError.
+
+    Each slice looks anew at what there is, so it does not matter who did the one before.
+    """
+    which, name = await tracks(connection), ""
+    while name is not None:
+        async with alone(connection):
+            name = await connection.fetchval(_LEAVING)
+            if name is None or await keep_slice(connection, name, which):
+                continue
+            await connection.execute(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")  # first: no slice is kept in vain
+            await keep_last(connection, name, which)
+            await connection.execute(f"DROP TABLE {name}", timeout=TIMEOUT_S)
+        log.info("a partition was dropped; its rollups stay", extra={"partition": name})
+        dropped.append(name)
 
 
 async def _forget_strays(connection: "asyncpg.Connection[Any]", before: datetime) -> None:

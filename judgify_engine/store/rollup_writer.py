@@ -198,7 +198,7 @@ class RollupStore:
         async with self._judgments.session(snapshot) as source:
             boundary = await boundary_of(source)
             # What is there now stays until it is read; what was dropped before keeps its rollups; tracked values are kept.
-            await source.execute("LOCK TABLE judgment_executions IN ACCESS SHARE MODE")
+            await source.execute("LOCK TABLE judgment_executions, judgment_leaving IN ACCESS SHARE MODE")
             async with self._judgments.query() as connection:
                 if await boundary_of(connection) != boundary:  # by then the snapshot was older than the table
                     raise Unavailable("old judgments were dropped meanwhile")

@@ -15,10 +15,11 @@ from support.waiting import until
 
 from judgify_engine.config import Config
 from judgify_engine.core.healing import Stored
+from judgify_engine.core.periods import after
 from judgify_engine.core.samples import Windows
 from judgify_engine.errors import Unavailable
 from judgify_engine.pipeline.repair_loop import Request
-from judgify_engine.store import kept, partitions
+from judgify_engine.store import kept, partitions, recompute, retention
 from judgify_engine.store.gaps import OpenGap
 from judgify_engine.store.pool import Database as Pools
 from judgify_engine.store.repair import RepairStore
@@ -27,7 +28,7 @@ from judgify_engine.units import Position
 
 from .test_partitions import NOW, connected
 from .test_rebuild import command
-from .test_retention import HOUR, OLD
+from .test_retention import HOUR, OLD, drop_old
 from .test_rollup import drop_slot, holds
 
 SETTINGS = {"JUDGIFY_KEEP_JUDGMENTS_DAYS": "31"}
@@ -65,11 +66,11 @@ class Series:
     """Judgments of one tenant, and which values each moment holds."""
 
     def __init__(self, database: Database, tenant_id: str) -> None:
-        self.database, self._tenant_id = database, tenant_id
+        self.database, self.tenant_id = database, tenant_id
         self.values: Values = {}
 
     async def add(self, created: datetime, occurred: datetime | None, *values: float, stray: bool = False) -> None:
-        await self.database.do(INSERT, self._tenant_id, stray, created, occurred, list(values))
+        await self.database.do(INSERT, self.tenant_id, stray, created, occurred, list(values))
         self.values.setdefault(occurred or created, []).extend(values)
 
     async def take(self, value: float) -> None:
@@ -111,19 +112,33 @@ class Setting(NamedTuple):
     today: datetime
 
 
+async def tracking(engine: Engine, database: Database) -> Series:
+    """A new tenant whose workflow tracks its values."""
+    async with new_tenant(engine.url, database) as tenant:
+        await tenant.put_workflow("check", {**CHECK, "track": ["heat"]})
+        return Series(database, tenant.tenant_id)
+
+
+async def fill(connection: Any, series: Series) -> tuple[partitions.Partition, datetime]:
+    """Five judgments in a partition that is over; made and filled before it can be dropped. Returns when they were created."""
+    today = NOW.replace(minute=0, second=0, microsecond=0) - HOUR
+    async with partitions.alone(connection):
+        await partitions.make_ahead(connection, OLD)
+        partition = (await partitions.present(connection))[0]
+        first = partition.period.start + HOUR
+        for occurred, values in ((None, [1.0, 2.0, 3.0]), (ANCIENT, [4.0]), (today, [5.0])):  # the last one's clock ran ahead
+            await connection.execute(INSERT, series.tenant_id, False, first, occurred, values)
+            series.values[occurred or first] = values
+    return partition, first
+
+
 async def after_retention(database: Database, start_engine: Callable[..., Engine]) -> Setting:
     """Some have left with their partition, some from the default one, and not all with values of before the boundary."""
     engine = await asyncio.to_thread(start_engine, database, settings=SETTINGS, prelude=OFTEN)
-    async with new_tenant(engine.url, database) as tenant:
-        await tenant.put_workflow("check", {**CHECK, "track": ["heat"]})
-        series = Series(database, tenant.tenant_id)
+    series = await tracking(engine, database)
     today = NOW.replace(minute=0, second=0, microsecond=0) - HOUR
-    async with connected(database) as connection, partitions.alone(connection):  # made and filled before it can be dropped
-        await partitions.make_ahead(connection, OLD)
-        first = (await partitions.present(connection))[0].period.start + HOUR
-        for occurred, values in ((None, [1.0, 2.0, 3.0]), (ANCIENT, [4.0]), (today, [5.0])):  # the last one's clock ran ahead
-            await connection.execute(INSERT, tenant.tenant_id, False, first, occurred, values)
-            series.values[occurred or first] = values
+    async with connected(database) as connection:
+        _, first = await fill(connection, series)
     await series.add(first, None, 6.0, 7.0, stray=True)
     await series.add(today, None, 20.0)
     await series.add(today, first, 21.0, 22.0)  # late ones, in the buckets of what has left
@@ -175,6 +190,168 @@ async def test_what_an_older_version_dropped_stays(database: Database, start_eng
     await healed(engine, database)
     assert await series.rolled_up() == expected(series.values)
     assert engine.terminate() == 0
+
+
+class Leaving(NamedTuple):
+    """A tenant with five old judgments, all rolled up, in slices of two; the engine is down."""
+
+    engine: Engine
+    series: Series
+    partition: partitions.Partition
+    first: datetime
+
+
+@pytest.fixture
+async def leaving(database: Database, start_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> Leaving:
+    engine = await asyncio.to_thread(start_engine, database)  # by default it keeps all
+    series = await tracking(engine, database)
+    async with connected(database) as connection:
+        partition, first = await fill(connection, series)
+    assert await series.rolled_up() == expected(series.values)
+    assert engine.terminate() == 0
+    monkeypatch.setattr(kept, "SLICE_ROWS", 2)
+    return Leaving(engine, series, partition, first)
+
+
+async def a_round(database: Database) -> list[str]:
+    """With nothing proven after the first partition."""
+    async with connected(database) as connection:
+        return await drop_old(connection, proven=after(OLD, "month"))
+
+
+async def progress(database: Database) -> tuple[int, int]:
+    """Of how many judgments values are kept, and how many keys are before the mark."""
+    return (
+        await database.value("SELECT coalesce(sum(count), 0)::int FROM judgment_kept_values"),
+        await database.value("SELECT count(*) FROM judgment_leaving, judgment_retention WHERE id < kept_before"),
+    )
+
+
+@contextlib.asynccontextmanager
+async def read_while_it_leaves(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Somebody, a dump say, who begins to read the partition between two slices, and has not ended after the round."""
+
+    async with connected(database) as reader:
+        await reader.execute("BEGIN")
+
+        async def look_first(connection: Any, table: str, which: str) -> bool:
+            await reader.execute(f"LOCK TABLE {table} IN ACCESS SHARE MODE")
+            return await kept.keep_slice(connection, table, which)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(retention, "keep_slice", look_first)
+            assert await a_round(database) == []
+        yield
+
+
+async def test_who_reads_the_table_costs_no_work(database: Database, leaving: Leaving) -> None:
+    async with connected(database) as reader, reader.transaction():
+        await reader.execute("SELECT FROM judgment_executions LIMIT 1")
+        assert await a_round(database) == []
+        assert await progress(database) == (0, 0)
+        assert await database.value("SELECT retained_from FROM judgment_retention") is None
+    assert await a_round(database) == [leaving.partition.name]
+    assert await progress(database) == (5, 0)
+
+
+async def test_a_drop_that_has_to_wait_repeats_nothing(
+    database: Database, leaving: Leaving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And healing meanwhile counts each value once, whether it is kept by then or not."""
+    engine, series, partition, _ = leaving
+    async with read_while_it_leaves(database, monkeypatch):
+        assert await progress(database) == (4, 4)
+        written = "SELECT array_agg(xmin::text ORDER BY ctid) FROM judgment_kept_values"
+        before = await database.value(written)
+        assert await a_round(database) == []
+        assert (await progress(database), await database.value(written)) == ((4, 4), before)
+        await healed(engine, database)
+        assert await series.rolled_up() == expected(series.values)
+        assert engine.terminate() == 0
+        assert await progress(database) == (4, 4)
+    assert await a_round(database) == [partition.name]
+    assert await progress(database) == (5, 0)
+    await healed(engine, database)
+    assert await series.rolled_up() == expected(series.values)
+    assert engine.terminate() == 0
+
+
+async def test_what_is_being_kept_changes_no_more(
+    database: Database, leaving: Leaving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Changes find nothing, as after the drop, so the rollups do not move; a late one of its time is one of its own."""
+    engine, series, partition, first = leaving
+    async with read_while_it_leaves(database, monkeypatch):
+        for change in ("DELETE FROM judgment_executions", "UPDATE judgment_executions SET input_data = '{\"heat\": 77}'"):
+            assert (await database.do(change)).endswith(" 0")
+        await series.add(first, None, 8.0)
+        engine.start()
+        assert await series.rolled_up() == expected(series.values)
+        assert engine.terminate() == 0
+    assert await a_round(database) == [partition.name]
+    assert await progress(database) == (6, 0)
+    await healed(engine, database)
+    assert await series.rolled_up() == expected(series.values)
+    assert engine.terminate() == 0
+
+
+async def test_an_older_partition_may_leave_after_a_newer_one(database: Database, leaving: Leaving) -> None:
+    """Where the newer one was kept up to says nothing of it."""
+    await leaving.series.add(leaving.partition.period.end + HOUR, None, 8.0, 9.0, 10.0)
+    created = "UPDATE judgment_executions SET created_at = $1 WHERE (input_data ->> 'heat')::float8 = 3"
+    await database.do(created, NOW)
+    async with connected(database) as connection:
+        dropped = await drop_old(connection)
+    assert leaving.partition.name not in dropped
+    assert await progress(database) == (3, 0)
+    await database.do(created, leaving.first)
+    assert await a_round(database) == [leaving.partition.name]
+    assert await progress(database) == (8, 0)
+
+
+@contextlib.asynccontextmanager
+async def healing(database: Database) -> AsyncIterator[Callable[[], Any]]:
+    """Computes all rollups anew, in a snapshot of now."""
+    pools = Pools(database.dsn, Config())
+    await pools.open()
+    async with (
+        connected(database) as target,
+        connected(database) as source,
+        source.transaction(isolation="repeatable_read"),
+    ):
+        snapshot = await source.fetchval("SELECT pg_export_snapshot()")
+        store = RollupStore(pools, target, database.slot, Windows(3600, 86_400))
+        yield lambda: store.rebuild(snapshot, Stored(Position(1, 0), "1", 1, ""), OpenGap(1, "lost"))
+    await pools.close()
+
+
+async def test_who_drops_what_was_leaving_has_healing_start_over(
+    database: Database, leaving: Leaving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its snapshot knows what was kept by then, and the rest is gone."""
+    async with read_while_it_leaves(database, monkeypatch):
+        pass
+    async with healing(database) as heal:
+        assert await a_round(database) == [leaving.partition.name]
+        with pytest.raises(Unavailable, match="dropped meanwhile"):
+            await heal()
+
+
+async def test_what_is_leaving_stays_until_healing_has_read_it(
+    database: Database, leaving: Leaving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with read_while_it_leaves(database, monkeypatch):
+        pass
+
+    async def overtaken(*_: Any) -> None:
+        assert await a_round(database) == []
+        raise Unavailable("it has tried")
+
+    monkeypatch.setattr(recompute, "prepare", overtaken)
+    async with healing(database) as heal:
+        with pytest.raises(Unavailable, match="it has tried"):
+            await heal()
+    assert await a_round(database) == [leaving.partition.name]
 
 
 @pytest.fixture

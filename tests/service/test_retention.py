@@ -76,14 +76,27 @@ async def test_a_clock_that_runs_ahead_drops_nothing(filled: "asyncpg.Connection
     assert await retention.drop_old(filled, ahead, KEEP, ahead) == old
 
 
-async def test_the_boundary_moves_with_the_drop_or_not_at_all(filled: "asyncpg.Connection[Any]") -> None:
-    first = (await partitions.present(filled))[0]
-    await filled.execute(f"CREATE VIEW somebodys AS SELECT * FROM {first.name}")
-    with pytest.raises(asyncpg.DependentObjectsStillExistError):
+async def test_a_partition_leaves_with_the_boundary_or_not_at_all(filled: "asyncpg.Connection[Any]") -> None:
+    there = await partitions.present(filled)
+    await filled.execute("ALTER TABLE judgment_retention ADD CONSTRAINT somebodys CHECK (retained_from < '2001-01-01')")
+    with pytest.raises(asyncpg.CheckViolationError):
         await drop_old(filled)
-    assert await retention.retained_from(filled) is None
+    assert await partitions.present(filled) == there
+    await filled.execute("ALTER TABLE judgment_retention DROP CONSTRAINT somebodys")
+    assert (await drop_old(filled))[0] == there[0].name
+
+
+async def test_what_cannot_be_dropped_has_left_and_goes_first_later(filled: "asyncpg.Connection[Any]") -> None:
+    first, second = (await partitions.present(filled))[:2]
+    await filled.execute(f"CREATE VIEW somebodys AS SELECT * FROM {first.name}")
+    for _ in range(2):
+        with pytest.raises(asyncpg.DependentObjectsStillExistError):
+            await drop_old(filled)
+        assert (await partitions.present(filled))[0] == second
+        assert await retention.retained_from(filled) == first.period.end
     await filled.execute("DROP VIEW somebodys")
-    assert (await drop_old(filled))[0] == first.name
+    assert await drop_old(filled, KeepConfig()) == [first.name], "also when by now all is to be kept for ever"
+    assert (await drop_old(filled))[0] == second.name
 
 
 async def test_the_boundary_is_after_all_that_was_dropped(filled: "asyncpg.Connection[Any]") -> None:
