@@ -3,15 +3,16 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 
 from judgify_engine.config import KeepConfig
 from judgify_engine.errors import JudgifyError
 from judgify_engine.store import kept, partitions, quarantine, retention
-from judgify_engine.store.pool import Database
+from judgify_engine.store.pool import AWAY, Database
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +37,37 @@ async def run(
     while not stop.is_set():
         try:
             await once(database, keep)
-            if keep.judgments_days and (second := proven_s()) is not None:
+            if (second := proven_s()) is not None:
                 now = datetime.now(UTC)
-                async with database.query(may_be_slow=True) as connection:
+                async with _session(database, stop) as connection:
                     await retention.drop_old(connection, now, keep, datetime.fromtimestamp(second, UTC))
                     await kept.merge(connection, now - timedelta(days=fine_days))
-        except (JudgifyError, asyncpg.PostgresError) as error:
+        except (JudgifyError, asyncpg.PostgresError, *AWAY) as error:
+            if stop.is_set():
+                return
             log.warning("upkeep failed and is tried again later", extra={"reason": str(error)})
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), INTERVAL_S)
+
+
+@contextlib.asynccontextmanager
+async def _session(database: Database, stop: asyncio.Event) -> AsyncIterator[Any]:
+    """A connection for what may take long, or wait for others. It ends at `stop`; what is under way in it fails at once.
+
+    Not a cancellation, after which the ROLLBACK would be waited for: the server does that by itself.
+    """
+    async with database.session() as connection:
+
+        async def leave() -> None:
+            await stop.wait()
+            connection.terminate()
+
+        leaving = asyncio.create_task(leave(), name="upkeep-stop")
+        try:
+            yield connection
+        finally:
+            leaving.cancel()
+            await asyncio.wait((leaving,))
 
 
 async def once(database: Database, keep: KeepConfig) -> None:

@@ -354,6 +354,55 @@ async def test_what_is_leaving_stays_until_healing_has_read_it(
     assert await a_round(database) == [leaving.partition.name]
 
 
+GATE = 0x6A756467
+# Whoever keeps a second slice waits until the gate is open, for ever if need be.
+CLOSE = f"""
+CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$ BEGIN
+  IF EXISTS (SELECT FROM judgment_kept_values) THEN PERFORM pg_advisory_xact_lock({GATE}); END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER gate BEFORE INSERT ON judgment_kept_values EXECUTE FUNCTION gate()
+"""
+WAITS = f"""
+SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database AS d ON d.oid = database
+                WHERE datname = current_database() AND locktype = 'advisory' AND objid = {GATE} AND NOT granted)
+"""
+
+
+async def test_a_stop_does_not_wait_for_what_is_being_kept(database: Database, start_engine: Callable[..., Engine]) -> None:
+    slices = f"{OFTEN}; import judgify_engine.store.kept as kept; kept.SLICE_ROWS = 2"
+    engine = await asyncio.to_thread(start_engine, database, settings=SETTINGS, prelude=slices)
+    series = await tracking(engine, database)
+    await database.do(CLOSE)
+    async with connected(database) as gate:
+        await gate.execute("SELECT pg_advisory_lock($1)", GATE)
+        async with connected(database) as connection:
+            await fill(connection, series)
+        await until(lambda: database.value(WAITS), "a slice waits")
+        assert await asyncio.to_thread(engine.terminate, 15) == 0
+        assert await database.value(WAITS), "it waited to the end"
+        assert await progress(database) == (2, 2)
+    await until(lambda: nobody_keeps(database), "the server has let go")
+    assert await progress(database) == (2, 2)
+    engine.start()
+    await until(lambda: gone(database), "it has gone on")
+    assert await progress(database) == (5, 0)
+    assert engine.terminate() == 0
+    await healed(engine, database)
+    assert await series.rolled_up() == expected(series.values)
+    assert engine.terminate() == 0
+
+
+async def nobody_keeps(database: Database) -> bool:
+    return not await database.value(WAITS.replace("AND NOT granted", ""))
+
+
+async def gone(database: Database) -> bool:
+    return await database.value("SELECT count(*) FROM pg_inherits WHERE inhparent = 'judgment_leaving'::regclass") == 0 and (
+        await database.value("SELECT retained_from FROM judgment_retention") is not None
+    )
+
+
 @pytest.fixture
 async def dropping(database: Database, start_engine: Callable[..., Engine]) -> AsyncIterator[tuple[Pools, str]]:
     """Pools, and a snapshot of before something was dropped: the table is read after it was taken."""
