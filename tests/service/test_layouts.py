@@ -132,6 +132,7 @@ async def test_merged_samples_say_the_same(running: Engine) -> None:
     database = running.database
     assert database is not None
     rollups = database.rollups or database
+    await until(lambda: "reading the log" in running.log, "it reads the log")  # computed from the table, all would be merged
     await database.do(by_hand(2000, "now() - make_interval(hours => 3 + n % 4, secs => n % 50)"))
     for _ in range(3):  # in several transactions, so that there is something to merge
         await database.do(by_hand(300, "now() - make_interval(hours => 3)"))
