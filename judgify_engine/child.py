@@ -43,6 +43,7 @@ class Child:
     async def start(cls, orders: control.Orders) -> "Child":
         """Start the process and wait until it serves. Raises StartupError; then nothing of it is left."""
         ours, theirs = socket.socketpair()
+        line = await control.Line.open(ours)
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-c", _BOOT, _PARENT, "worker", str(theirs.fileno())),
@@ -51,11 +52,11 @@ class Child:
                 start_new_session=True,  # Ctrl-C in the terminal is ours to hand on
             )
         except OSError as error:
-            ours.close()
+            line.close()
             raise StartupError(f"worker {orders.number} cannot be started: {error}") from error
         finally:
             theirs.close()
-        child = cls(process, await control.Line.open(ours))
+        child = cls(process, line)
         try:
             await child._become_ready(orders)
         except BaseException:

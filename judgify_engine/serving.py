@@ -16,6 +16,7 @@ from judgify_engine.config import Config
 from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.listen import open_sockets, port_of, url_of
 from judgify_engine.observe.metrics import Metrics
+from judgify_engine.parts import Parts
 from judgify_engine.seed import seed_workflows
 from judgify_engine.store import metrics_upkeep, migrate, upkeep
 from judgify_engine.store.embedded import EmbeddedPostgres
@@ -104,7 +105,8 @@ class Serving:
                 self._beside(tasks, url_of(http.host, port_of(found)), stop.now)
 
             metrics = Metrics()
-            await Worker(self._config, judgments, rollups, metrics, metrics.figures).run(stop, sockets, beside)
+            parts = Parts(self._config, judgments, rollups, metrics, metrics.figures)
+            await Worker(self._config, parts, metrics).run(stop, sockets, beside)
 
     async def many(self, processes: int, reload: Callable[[], Config]) -> None:
         """Serve in processes of our own, which this one looks after."""
@@ -127,8 +129,6 @@ class Serving:
         """What is made once before anybody serves: tables, partitions, policies, and what the profile brings along."""
         config, seed = self._config, self._config.seed
         await migrate.prepare(judgments, rollups, config.metrics)
-        for one in {judgments, rollups}:
-            await one.open()
         await upkeep.once(judgments, config.keep)
         await metrics_upkeep.prepare(rollups, config)
         if seed.workflows:

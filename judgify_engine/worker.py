@@ -1,4 +1,4 @@
-"""The life of one process: opens its databases, has its parts built (`parts`), owns the one outer TaskGroup.
+"""The life of one process: opens its databases, gives its parts (`parts`) life, owns the one outer TaskGroup.
 
 Stop, by SIGTERM or Ctrl-C, in the order in which nothing accepted is lost: close the socket, answer what was admitted, close
 the queues, let the loops end, close the pools. Retiring, because another process took its place, comes before that: accept
@@ -89,10 +89,12 @@ def tell_unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> No
 
 @contextlib.asynccontextmanager
 async def databases(config: Config, dsn: str) -> AsyncIterator[tuple[Database, Database]]:
-    """Where the judgments are and where the rollups are, not yet open; they may be one. Closed in the end."""
+    """Where the judgments are and where the rollups are; they may be one. Open, whether or not PostgreSQL is there."""
     judgments = Database(dsn, config)
     rollups = Database(config.metrics.database_url, config) if config.metrics.database_url else judgments
     try:
+        for one in {judgments, rollups}:
+            await one.open()
         yield judgments, rollups
     finally:
         await rollups.close()
@@ -100,18 +102,10 @@ async def databases(config: Config, dsn: str) -> AsyncIterator[tuple[Database, D
 
 
 class Worker:
-    """One process's parts and their life."""
+    """The life of one process's parts."""
 
-    def __init__(
-        self,
-        config: Config,
-        judgments: Database,
-        rollups: Database,
-        metrics: Metrics,
-        figures: Callable[[], Awaitable[bytes]],
-    ) -> None:
-        self._config, self._metrics = config, metrics
-        self.parts = Parts(config, judgments, rollups, metrics, figures)
+    def __init__(self, config: Config, parts: Parts, metrics: Metrics) -> None:
+        self._config, self._parts, self._metrics = config, parts, metrics
         self._room = Room(config.http.max_connections)
 
     async def run(
@@ -121,7 +115,7 @@ class Worker:
         beside: Callable[[asyncio.TaskGroup], Awaitable[None]],
     ) -> None:
         """Serve until `stop`. `sockets` are asked for when all else is ready; `beside` is called when it serves."""
-        config, parts = self._config, self.parts
+        config, parts = self._config, self._parts
         asyncio.get_running_loop().set_exception_handler(tell_unheard)
         async with asyncio.TaskGroup() as tasks:
             parts.start(tasks, stop.now)
@@ -159,14 +153,14 @@ class Worker:
     def _listen(self, runner: web.AppRunner, sockets: list[socket.socket]) -> list[Listener]:
         server = runner.server
         assert server is not None
-        shared = Shared(server, self.parts.direct, Heads(EXECUTE_PATH), self._room, self._metrics)
+        shared = Shared(server, self._parts.direct, Heads(EXECUTE_PATH), self._room, self._metrics)
         return [Listener(one, self._room, lambda: Connection(shared)) for one in sockets]
 
     async def _retire(self, stop: Stop, runner: web.AppRunner) -> None:
         """Another process accepts in our place: let our clients go over to it, each between two requests."""
         log.info("retiring", extra={"connections": self._room.taken})
-        self.parts.admission.retire()
-        await self.parts.dashboards.close()
+        self._parts.admission.retire()
+        await self._parts.dashboards.close()
         await self._emptied(stop, LINGER_S)
         assert runner.server is not None
         for connection in runner.server.connections:
@@ -181,6 +175,6 @@ class Worker:
             task.cancel()
 
     async def _end_connection(self, request: web.Request, response: web.StreamResponse) -> None:
-        if self.parts.admission.retiring:
+        if self._parts.admission.retiring:
             response.force_close()
             response.headers["Connection"] = "close"  # aiohttp has written its own headers before it asks us

@@ -33,6 +33,12 @@ def add_range(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", dest="end", metavar="TIME", help="RFC 3339, or a date; not included (now)")
 
 
+def check_tenant(name: str, tenant_id: str) -> None:
+    """Raises SettingsError, naming the argument, for what is no tenant's id."""
+    if not 1 <= len(tenant_id) <= 128 or not tenant_id.isprintable():
+        raise SettingsError(f"{name} must be 1 to 128 printable characters, got {len(tenant_id)}")
+
+
 def range_of(args: argparse.Namespace) -> tuple[int, int]:
     """The range in Unix seconds, in whole hours around it. Raises SettingsError."""
     start_s = EARLIEST_S if args.start is None else _seconds("--from", args.start)

@@ -5,22 +5,25 @@ import math
 import sys
 
 from judgify_engine.commands.database import with_database
-from judgify_engine.commands.options import add_settings, settings
+from judgify_engine.commands.options import add_settings, check_tenant, settings
 from judgify_engine.errors import SettingsError
 from judgify_engine.observe import logs
 from judgify_engine.store.quotas import QuotaStore
 
-BOUNDS = (("requests_per_s", "requests a second", 1e6), ("bytes_per_s", "bytes of bodies a second", 1e12))
-MOST_SOCKETS = 1_000_000
+BOUNDS: tuple[tuple[str, type, str, float], ...] = (
+    ("requests_per_s", float, "requests a second", 1e6),
+    ("bytes_per_s", float, "bytes of bodies a second", 1e12),
+    ("sockets", int, "dashboards open at once", 1e6),
+)
+"""Each with its type, what it is, and the most that it may be."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION", dest="action")
     put = actions.add_parser("set", help="bound what a tenant may use, in all processes together; 0: no bound")
     put.add_argument("tenant")
-    for name, text, _ in BOUNDS:
-        put.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="N", help=text)
-    put.add_argument("--sockets", type=int, metavar="N", help="dashboards open at once")
+    for name, kind, text, _ in BOUNDS:
+        put.add_argument(_flag(name), type=kind, metavar="N", help=text)
     listing = actions.add_parser("list", help="show all that are set")
     remove = actions.add_parser("remove", help="let the settings hold for a tenant again")
     remove.add_argument("tenant")
@@ -38,15 +41,19 @@ def run(args: argparse.Namespace) -> int:
     return with_database(config, lambda database: work(QuotaStore(database), args))
 
 
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _check(args: argparse.Namespace) -> None:
-    if not 1 <= len(args.tenant) <= 128 or not args.tenant.isprintable():
-        raise SettingsError(f"tenant must be 1 to 128 printable characters, got {len(args.tenant)}")
-    given = [(name, getattr(args, name), most) for name, _, most in (*BOUNDS, ("sockets", "", MOST_SOCKETS))]
-    if all(value is None for _, value, _ in given):
-        raise SettingsError("give at least one of --requests-per-s, --bytes-per-s, --sockets")
-    for name, value, most in given:
+    check_tenant("tenant", args.tenant)
+    given = {name: getattr(args, name) for name, *_ in BOUNDS}
+    if all(value is None for value in given.values()):
+        raise SettingsError(f"give at least one of {', '.join(map(_flag, given))}")
+    for name, _, _, most in BOUNDS:
+        value = given[name]
         if value is not None and not (math.isfinite(value) and 0 <= value <= most):
-            raise SettingsError(f"--{name.replace('_', '-')} must be 0 to {most:g}, got {value}")
+            raise SettingsError(f"{_flag(name)} must be 0 to {most:g}, got {value}")
 
 
 async def _set(store: QuotaStore, args: argparse.Namespace) -> int:
@@ -56,7 +63,7 @@ async def _set(store: QuotaStore, args: argparse.Namespace) -> int:
 
 async def _list(store: QuotaStore, args: argparse.Namespace) -> int:
     for row in await store.list():
-        values = [f"{name}={_shown(row[name])}" for name in ("requests_per_s", "bytes_per_s", "sockets")]
+        values = [f"{name}={_shown(row[name])}" for name, *_ in BOUNDS]
         print(f"{row['tenant_id']:20}  {'  '.join(values)}")
     return 0
 

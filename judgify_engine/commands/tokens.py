@@ -5,7 +5,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 from judgify_engine.commands.database import with_database
-from judgify_engine.commands.options import add_settings, settings
+from judgify_engine.commands.options import add_settings, check_tenant, settings
 from judgify_engine.errors import SettingsError
 from judgify_engine.observe import logs
 from judgify_engine.pipeline.access import SCOPES
@@ -41,8 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not 1 <= len(args.tenant) <= 128 or not args.tenant.isprintable():
-        raise SettingsError(f"--tenant must be 1 to 128 printable characters, got {len(args.tenant)}")
+    check_tenant("--tenant", args.tenant)
     if len(args.name) > MAX_NAME or not args.name.isprintable():
         raise SettingsError(f"--name must be at most {MAX_NAME} printable characters, got {len(args.name)}")
     if args.expires_days is not None and not 1 <= args.expires_days <= 36_500:

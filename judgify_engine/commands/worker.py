@@ -10,6 +10,7 @@ from judgify_engine import control
 from judgify_engine.observe import logs
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.observe.siblings import Siblings
+from judgify_engine.parts import Parts
 from judgify_engine.serving import run_on_loop
 from judgify_engine.worker import Stop, Worker, databases
 
@@ -29,7 +30,10 @@ async def _serve(end: socket.socket) -> None:
     stop.on_signals()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)  # the supervisor's affair
     line = await control.Line.open(end)
-    orders = control.decode(await line.hear())
+    heard = await line.hear()
+    if not heard:
+        return  # the supervisor was stopped before it could say what to do
+    orders = control.decode(heard)
     config, metrics = orders.config, Metrics()
     logs.configure(config.log.format, config.log.level, worker=orders.number)
     siblings = Siblings(Path(orders.folder), orders.number, config.workers, metrics)
@@ -47,9 +51,8 @@ async def _serve(end: socket.socket) -> None:
     obeying = asyncio.create_task(_obey(line, stop, siblings), name="control")
     try:
         async with databases(config, orders.dsn) as (judgments, rollups):
-            for one in {judgments, rollups}:
-                await one.open()
-            await Worker(config, judgments, rollups, metrics, siblings.figures).run(stop, sockets, beside)
+            parts = Parts(config, judgments, rollups, metrics, siblings.figures)
+            await Worker(config, parts, metrics).run(stop, sockets, beside)
     finally:
         obeying.cancel()
         await asyncio.gather(obeying, return_exceptions=True)

@@ -6,21 +6,19 @@ commits the position with the delta). An update takes the old row back and adds 
 While changes come in, values are only counted (value to how often); all else is derived once, when the delta is whole.
 """
 
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import msgspec
 
-from judgify_engine.core.depth import is_deep
 from judgify_engine.core.model import Change
 from judgify_engine.core.quality import fault_of
+from judgify_engine.core.results import result_name
 from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, HOUR_S, LIVE_S, Sample, SampleKey, sample_of, together
 from judgify_engine.core.tracking import EARLIEST_US, LATEST_US, Tracking, tracked_time_us
 from judgify_engine.errors import Corrupt
 from judgify_engine.units import START, Position
 
-RESULT_CHARS = 64
-REMEMBERED_CHARS = 1024
 RECENT_S = 60
 """What was created longer before its commit is counted by `LIVE_S`, not by the second: only live rates need seconds."""
 COMPLETED, FAILED = "completed", "failed"
@@ -304,31 +302,3 @@ class Delta:
 def _add_values(into: dict[Any, int], values: dict[Any, int]) -> None:
     for value, times in values.items():
         into[value] = into.get(value, 0) + times
-
-
-class _Named(msgspec.Struct):
-    verdict: Any = None
-
-
-_decode_named = msgspec.json.Decoder(_Named).decode
-
-
-def result_name(final_result: str) -> str:
-    """The result's name: `final_result.verdict` where it is a string (its first 64 characters), else empty.
-
-    Also empty where it is nested too deep (core/depth).
-    """
-    return _short_result_name(final_result) if len(final_result) <= REMEMBERED_CHARS else _read_result_name(final_result)
-
-
-def _read_result_name(final_result: str) -> str:
-    if is_deep(final_result):
-        return ""
-    try:
-        verdict = _decode_named(final_result).verdict
-    except msgspec.MsgspecError:  # any JSON that is not an object
-        return ""
-    return verdict[:RESULT_CHARS] if isinstance(verdict, str) else ""
-
-
-_short_result_name = lru_cache(maxsize=8192)(_read_result_name)

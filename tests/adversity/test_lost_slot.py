@@ -64,11 +64,17 @@ async def holds(client: Client) -> bool:
     return bool((await client.get("/ready")).json.get("log_reader") == "this process")
 
 
-async def test_a_slot_lost_while_no_engine_ran(small_server: Server, start_engine: Callable[..., Engine]) -> None:
-    database = small_server.cluster.make()
+async def reading(server: Server, start_engine: Callable[..., Engine]) -> tuple[Database, Engine]:
+    """A database on the server, and an engine that reads its log."""
+    database = server.cluster.make()
     engine = await asyncio.to_thread(start_engine, database)
     async with Client(engine.url, "test-token") as client:
         await until(lambda: holds(client), "it reads the log")
+    return database, engine
+
+
+async def test_a_slot_lost_while_no_engine_ran(small_server: Server, start_engine: Callable[..., Engine]) -> None:
+    database, engine = await reading(small_server, start_engine)
     await database.do(ROWS)
     assert await check_rollups(database) == 100
     assert engine.terminate() == 0
@@ -83,10 +89,8 @@ async def test_a_slot_lost_while_no_engine_ran(small_server: Server, start_engin
 
 async def test_a_slot_lost_under_an_engine_that_hangs(small_server: Server, start_engine: Callable[..., Engine]) -> None:
     """The engine stands still, the server goes on without it; when it moves again, it finds its slot lost."""
-    database = small_server.cluster.make()
-    engine = await asyncio.to_thread(start_engine, database)
+    database, engine = await reading(small_server, start_engine)
     async with Client(engine.url, "test-token") as client:
-        await until(lambda: holds(client), "it reads the log")
         await database.do(ROWS)
         assert await check_rollups(database) == 100
         os.kill(engine.pid, signal.SIGSTOP)
@@ -107,10 +111,8 @@ async def test_a_slot_lost_under_an_engine_that_hangs(small_server: Server, star
 
 async def test_a_server_that_stops_does_not_wait_for_us(server: Server, start_engine: Callable[..., Engine]) -> None:
     """It waits until a stream is read to its end, which we never say; so we leave it, and are no gap later."""
-    database = server.cluster.make()
-    engine = await asyncio.to_thread(start_engine, database)
+    database, engine = await reading(server, start_engine)
     async with Client(engine.url, "test-token") as client:
-        await until(lambda: holds(client), "it reads the log")
         await database.do(ROWS)
         assert await check_rollups(database) == 100
         for _ in range(2):
@@ -159,10 +161,8 @@ def freeze_the_copy(cluster: Cluster, database: str) -> int:
 
 async def test_a_server_that_dies_while_the_rollups_are_copied(server: Server, start_engine: Callable[..., Engine]) -> None:
     """Both connections of the copy stand still, one full and one not allowed to write, and then they are gone."""
-    database = server.cluster.make()
-    engine = await asyncio.to_thread(start_engine, database)
+    database, engine = await reading(server, start_engine)
     async with Client(engine.url, "test-token") as client:
-        await until(lambda: holds(client), "it reads the log")
         await database.do(SPREAD)
         assert await check_rollups(database) == 60_000
         frozen = asyncio.create_task(asyncio.to_thread(freeze_the_copy, server.cluster, database.name))

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from judgify_engine.core.histogram import slot_of
 from judgify_engine.core.model import Change
-from judgify_engine.core.rollup import UNTRACKED, Delta, Sums, result_name
+from judgify_engine.core.results import result_name
+from judgify_engine.core.rollup import UNTRACKED, Delta, Sums
 from judgify_engine.core.samples import (
     ALL_WORKFLOWS,
     CONFIDENCE,
