@@ -162,6 +162,29 @@ class QuotaConfig(Section, frozen=True):
     """Dashboards open at once."""
 
 
+class RedisConfig(Section, frozen=True):
+    """Where the streams are that processes and other programs share."""
+
+    url: str = ""
+    """`redis://`, `rediss://` or `unix://`, one server or any node of a cluster; empty: in memory, or with several workers the
+    embedded one, its files under the data directory."""
+    timeout_s: Seconds = 2.0
+    """Longest time that a command may take."""
+
+
+class StreamsConfig(Section, frozen=True):
+    """How much the streams hold."""
+
+    keep_entries: Count = 100_000
+    """Entries of a stream of judgments that stay when all groups have seen them."""
+    keep_dashboard_entries: Count = 10_000
+    """The same for the other streams."""
+    max_bytes: Bytes = 2048 * MIB
+    """What the streams of judgments may take in all; beyond it the group that is furthest behind is made to skip."""
+    keep_log_bytes: Bytes = 2048 * MIB
+    """Write-ahead log that may be kept so that emptied streams can be filled again for slow groups."""
+
+
 class LogConfig(Section, frozen=True):
     """What the process says about itself, on stderr."""
 
@@ -196,6 +219,8 @@ class Config(Section, frozen=True):
     keep: KeepConfig = KeepConfig()
     metrics: MetricsConfig = MetricsConfig()
     quota: QuotaConfig = QuotaConfig()
+    redis: RedisConfig = RedisConfig()
+    streams: StreamsConfig = StreamsConfig()
     log: LogConfig = LogConfig()
     seed: SeedConfig = SeedConfig()
 
@@ -208,6 +233,7 @@ class Config(Section, frozen=True):
 SHORT = {
     "JUDGIFY_DATABASE_URL": ("database", "url"),
     "JUDGIFY_METRICS_DATABASE_URL": ("metrics", "database_url"),
+    "JUDGIFY_REDIS_URL": ("redis", "url"),
     "JUDGIFY_HOST": ("http", "host"),
     "JUDGIFY_PORT": ("http", "port"),
     "JUDGIFY_WORKERS": ("workers",),

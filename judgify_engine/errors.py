@@ -167,6 +167,20 @@ class Unavailable(RetryLater):
     code, title = "unavailable", "Something needed is away"
 
 
+class StreamsUnavailable(Unavailable):
+    code, title = "streams_unavailable", "Redis is away"
+
+
+class StreamCut(Unavailable):
+    """A stream ends before what it had got: it was emptied, or a server came back without its last entries."""
+
+    code, title = "stream_cut", "A stream lacks entries"
+
+    def __init__(self, detail: str, *, stream: str = "", **extra: Any) -> None:
+        super().__init__(detail, **extra)
+        self.stream = stream
+
+
 class DatabaseUnavailable(Unavailable):
     code, title = "database_unavailable", "PostgreSQL is away"
 
