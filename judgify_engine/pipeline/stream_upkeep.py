@@ -30,8 +30,8 @@ SETTLED_S = 10.0
 BOUND_EVERY_S = 5.0
 SAVE_BYTES = 1 * MIB
 """Log of others after which the place is written down, though nothing was appended."""
-SHARE_SKIPPED = 0.25
-"""Of what a group has before it, when there is no more room."""
+SPARE = 0.05
+"""The share of the room that is made free beyond what is needed, when a group must skip: not at once again."""
 WARN_AT = 0.8
 
 
@@ -148,7 +148,8 @@ class StreamUpkeep:
     async def _skip(self, key: GroupKey, floor: Position, last: Position) -> None:
         oldest = await self._streams.after(key[0], floor, 1)
         start = oldest[0].id.lsn if oldest else floor.lsn
-        end = Position(start + max(1, int((last.lsn - start) * SHARE_SKIPPED)), 0)
+        share = 1 - self._config.max_bytes / self._bytes + SPARE  # ids are places in the log: as much of it as of the bytes
+        end = Position(start + max(1, int((last.lsn - start) * min(share, 1.0))), 0)
         why = f"the streams took {self._bytes} bytes of streams.max_bytes ({self._config.max_bytes})"
         facts = {"stream": key[0], "group": key[1], "after": str(floor), "up_to": str(end), "reason": why}
         log.error("a group that is too far behind was made to skip entries", extra=facts)
