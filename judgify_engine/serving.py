@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import uvloop
 
+from judgify_engine.cdc.publisher import slot_of
 from judgify_engine.config import Config
 from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.listen import open_sockets, port_of, url_of
@@ -21,6 +22,7 @@ from judgify_engine.seed import seed_workflows
 from judgify_engine.store import metrics_upkeep, migrate, upkeep
 from judgify_engine.store.embedded import EmbeddedPostgres
 from judgify_engine.store.pool import Database
+from judgify_engine.store.streams import StreamStore
 from judgify_engine.store.tokens import TokenStore
 from judgify_engine.store.workflows import WorkflowStore
 from judgify_engine.supervisor import Supervisor
@@ -132,6 +134,8 @@ class Serving:
         await migrate.prepare(judgments, rollups, config.metrics)
         await upkeep.once(judgments, config.keep)
         await metrics_upkeep.prepare(rollups, config)
+        if config.redis.url:
+            await StreamStore(judgments, slot_of(config)).begin()
         if seed.workflows:
             await seed_workflows(WorkflowStore(judgments), seed.tenant, seed.workflows)
         if seed.page_code:
