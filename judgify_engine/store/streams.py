@@ -1,8 +1,10 @@
 """What PostgreSQL remembers of the streams: up to where they are filled, how far each group has come, and what was missed."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import asyncpg
 import msgspec
 
 from judgify_engine.core.healing import Server
@@ -12,6 +14,8 @@ from judgify_engine.pipeline.streams import Streams
 from judgify_engine.store.pool import Database
 from judgify_engine.store.stream_refill import refill
 from judgify_engine.units import START, Position, format_lsn, parse_lsn
+
+log = logging.getLogger(__name__)
 
 _STATE = """
 SELECT system_identifier, timeline, publication, published::text AS published, last_ids, checkpoint::text AS checkpoint,
@@ -28,6 +32,11 @@ _BEGIN = """
 INSERT INTO stream_states (slot_name, system_identifier, timeline, publication, published, last_ids, checkpoint, checkpoint_lsn)
 VALUES ($1, '', 0, '', $2::text::pg_lsn, $3, $4::text::pg_snapshot, $2::text::pg_lsn) ON CONFLICT DO NOTHING
 """
+_MAKE_SLOT = """
+WITH made AS (SELECT lsn FROM pg_create_logical_replication_slot($1, 'pgoutput'))
+UPDATE stream_states SET published = made.lsn FROM made WHERE slot_name = $1
+"""
+SLOT_TIMEOUT_S = 5.0
 _PUT_GROUPS = """
 INSERT INTO stream_groups AS g (slot_name, stream, group_name, floor)
 SELECT $1, * FROM unnest($2::text[], $3::text[], $4::text[])
@@ -94,11 +103,22 @@ class StreamStore:
         )
 
     async def begin(self) -> None:
-        """From now on all is to be in the streams, if they were not filled before."""
+        """From now on all is to be in the streams, if they were not filled before.
+
+        The slot is made here and now, so that the log has all that is answered from now on. Where that would take too long,
+        because others' transactions are open, the snapshot of this moment tells later what is to be put in from the table.
+        """
         here = await self.checkpoint()
         nothing = [entry_id(START)] * len(JUDGMENTS)
         async with self._database.query() as connection:
-            await connection.execute(_BEGIN, self._slot, format_lsn(here.lsn), nothing, here.snapshot)
+            done = await connection.execute(_BEGIN, self._slot, format_lsn(here.lsn), nothing, here.snapshot)
+            if done == "INSERT 0 0":
+                return
+            try:
+                await connection.execute(_MAKE_SLOT, self._slot, timeout=SLOT_TIMEOUT_S)
+            except (TimeoutError, asyncpg.PostgresError) as error:
+                reason = str(error) or "transactions of others are open"
+                log.warning("the slot of the streams is made later", extra={"slot": self._slot, "reason": reason})
 
     async def end(self) -> bool:
         """The streams are needed no more: let the server forget their log. Whether there was anything to forget.
