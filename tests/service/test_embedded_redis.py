@@ -14,6 +14,7 @@ from support.engine import Engine, processes_of
 from support.waiting import until_now
 
 from judgify_engine.errors import StartupError
+from judgify_engine.streams import embedded
 from judgify_engine.streams.embedded import EmbeddedRedis, runs, url_of
 from judgify_engine.units import MIB
 
@@ -110,9 +111,7 @@ def test_odd_signs_in_a_path_work(tmp_path: Path) -> None:
 
 
 def test_why_it_does_not_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        __import__("judgify_engine.streams.embedded").streams.embedded.SETTINGS, "maxmemory-policy", "sometimes"
-    )
+    monkeypatch.setitem(embedded.SETTINGS, "maxmemory-policy", "sometimes")
     with pytest.raises(StartupError, match="maxmemory-policy"):
         EmbeddedRedis(tmp_path, 64 * MIB).start()
 
