@@ -1,7 +1,6 @@
 """A user's own service: a consumer group on the streams of judgments, and what it was given."""
 
 import asyncio
-import contextlib
 from collections import Counter
 from typing import Any
 
@@ -20,7 +19,7 @@ class GroupReader:
         """Judgments by how often an insert of them was handed out."""
         self.ids: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
-        self._client: Redis[Any] | None = None
+        self._stopping = False
 
     async def register(self, at: str = "0") -> None:
         """Make the group, on all streams."""
@@ -33,15 +32,14 @@ class GroupReader:
         return self
 
     async def stop(self) -> None:
+        # Not cancelled: `wait_for` of Python 3.11, which the client uses, loses some cancellations.
+        self._stopping = True
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+            await self._task
 
     async def _run(self) -> None:
         async with Redis.from_url(self.url, socket_timeout=5, decode_responses=True) as client:
-            while True:
+            while not self._stopping:
                 try:
                     await self._read(client)
                 except (RedisError, OSError):
