@@ -1,10 +1,12 @@
 """A user's own service: a consumer group on the streams of judgments, and what it was given."""
 
 import asyncio
+import contextlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import RedisError
 
 from judgify_engine.core.streams import JUDGMENTS
@@ -13,8 +15,8 @@ from judgify_engine.core.streams import JUDGMENTS
 class GroupReader:
     """Reads, notes and acknowledges, as one consumer of a group, from all streams; rides out whatever happens to Redis."""
 
-    def __init__(self, url: str, group: str) -> None:
-        self.url, self.group = url, group
+    def __init__(self, url: str, group: str, *, cluster: bool = False) -> None:
+        self.url, self.group, self._cluster = url, group, cluster
         self.seen: Counter[str] = Counter()
         """Judgments by how often an insert of them was handed out."""
         self.ids: dict[str, str] = {}
@@ -23,7 +25,7 @@ class GroupReader:
 
     async def register(self, at: str = "0") -> None:
         """Make the group, on all streams."""
-        async with Redis.from_url(self.url, socket_timeout=5) as client:
+        async with self._client() as client:
             for stream in JUDGMENTS:
                 await client.xgroup_create(stream, self.group, id=at, mkstream=True)
 
@@ -38,15 +40,27 @@ class GroupReader:
             await self._task
 
     async def _run(self) -> None:
-        async with Redis.from_url(self.url, socket_timeout=5, decode_responses=True) as client:
+        async with self._client() as client:
             while not self._stopping:
                 try:
                     await self._read(client)
                 except (RedisError, OSError):
                     await asyncio.sleep(0.05)
 
-    async def _read(self, client: "Redis[Any]") -> None:
-        found = await client.xreadgroup(self.group, "reader", dict.fromkeys(JUDGMENTS, ">"), count=500, block=100)
+    def _client(self) -> "Redis[Any] | RedisCluster":
+        options = {"socket_timeout": 5, "decode_responses": True}
+        return RedisCluster.from_url(self.url, **options) if self._cluster else Redis.from_url(self.url, **options)
+
+    async def _read(self, client: "Redis[Any] | RedisCluster") -> None:
+        if not self._cluster:
+            return await self._take(client, JUDGMENTS, block=100)
+        for stream in JUDGMENTS:  # each may be on another node, and one that is away must not keep the others
+            with contextlib.suppress(RedisError, OSError):
+                await self._take(client, [stream])
+        await asyncio.sleep(0.05)
+
+    async def _take(self, client: "Redis[Any] | RedisCluster", streams: Sequence[str], block: int | None = None) -> None:
+        found = await client.xreadgroup(self.group, "reader", dict.fromkeys(streams, ">"), count=500, block=block)
         for stream, entries in found or ():
             for entry_id, fields in entries:
                 if fields["table"] == "judgment_executions" and fields["op"] == "insert":

@@ -146,6 +146,11 @@ class RedisCluster:
         facts = facts if isinstance(facts, dict) else dict(line.split(":") for line in facts.decode().split())
         return facts["cluster_state"] == "ok" and int(facts["cluster_known_nodes"]) == len(self.servers)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every server is there and sees a primary for each slot."""
+        return all(server.answers() and self._knows_all(server) for server in self.servers)
+
     @staticmethod
     def _follows(replica: RedisServer) -> bool:
         with replica.client() as client:
