@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 BENCHES = {
+    "groups": "two consumer groups, one stands still for minutes; nothing is lost",
     "bulk": "millions of rows in one transaction; memory bounded, rollups exact",
     "compare": "the engine beside its peer, in one run",
     "crash": "kill -9 again and again; nothing may be missing",
