@@ -8,17 +8,18 @@ was moved, changes are missing: a new one is made, and judgments of which no ent
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from judgify_engine.cdc.holder import PUBLICATION, Slots
+from judgify_engine.cdc.progress import Memory, Progress
 from judgify_engine.cdc.replication import PUBLISHER_LOCK, Replication
 from judgify_engine.cdc.role import Role
 from judgify_engine.cdc.waiting import first_of, slot_made
 from judgify_engine.cdc.watch import watch
 from judgify_engine.config import Config
 from judgify_engine.core.healing import Finding, Publication, Server, Slot, diagnose
-from judgify_engine.core.stream_state import Checkpoint, GroupKey, StreamState
+from judgify_engine.core.stream_state import StreamState
 from judgify_engine.core.streams import JUDGMENTS, OWNER
 from judgify_engine.errors import Corrupt, Overloaded, Unavailable
 from judgify_engine.observe.metrics import Metrics
@@ -48,23 +49,6 @@ class Sessions(Protocol):
     dsn: str
 
     def session(self) -> contextlib.AbstractAsyncContextManager[Any]: ...
-
-
-class Memory(Protocol):
-    """What is remembered of the streams; see store/streams."""
-
-    async def state(self) -> StreamState | None: ...
-    async def save(self, state: StreamState, groups: Mapping[GroupKey, Position] | None) -> None: ...
-    async def groups(self) -> dict[GroupKey, Position]: ...
-    async def skipped(self, key: GroupKey, start: Position, end: Position, why: str) -> None: ...
-    async def gap(self, reason: str, details: Mapping[str, Any], start: int | None, end: int, refilled: int) -> None: ...
-    async def checkpoint(self) -> Checkpoint: ...
-    async def checkpoint_of(self, snapshot: str, lsn: int) -> Checkpoint: ...
-    async def any_actions(self) -> bool: ...
-    async def end(self) -> bool: ...
-    async def refill(
-        self, streams: Streams, snapshot: str, checkpoint: Checkpoint, lsn: int, last: Sequence[Position]
-    ) -> tuple[list[Position], int]: ...
 
 
 class Publisher:
@@ -281,33 +265,3 @@ class Publisher:
 
     def _tell_waiting(self, for_whom: str) -> None:
         self._waits_for = for_whom
-
-
-class Progress:
-    """Where the upkeep writes down how far the streams are: what belongs to it does not change in a session."""
-
-    def __init__(self, store: Memory, server: Server, published: Publication, checkpoint: Checkpoint | None) -> None:
-        self._store, self._server, self._publication = store, server, published.fingerprint
-        self._checkpoint = checkpoint
-        self._next: Checkpoint | None = None
-
-    async def save(self, published: int, last: Sequence[Position], groups: Mapping[GroupKey, Position]) -> None:
-        """In one transaction."""
-        server = self._server._replace(wal_lsn=published)
-        await self._store.save(StreamState(server, self._publication, list(last), self._checkpoint), groups)
-
-    def pass_checkpoint(self, reached_lsn: int) -> bool:
-        """Whether all of the snapshot taken last is in the streams now: then it counts from the next save on."""
-        if self._next is None or reached_lsn < self._next.lsn:
-            return False
-        self._checkpoint, self._next = self._next, None
-        return True
-
-    async def take_checkpoint(self) -> None:
-        """Take the next snapshot, unless there is one."""
-        if self._next is None:
-            self._next = await self._store.checkpoint()
-
-    async def skipped(self, key: GroupKey, start: Position, end: Position, why: str) -> None:
-        """A group was made to skip what lies between."""
-        await self._store.skipped(key, start, end, why)

@@ -36,7 +36,7 @@ def routes() -> list[web.RouteDef]:
         SummaryRoutes(anything, anything),
         MetricsRoutes(anything, anything, 365),
         QualityRoutes(anything, anything),
-        OperateRoutes(anything, anything, Metrics(), anything, anything, b""),
+        OperateRoutes(anything, anything, Metrics(), anything, anything, anything, b""),
         DashboardRoutes(anything, anything, Metrics(), anything),
         GapRoutes(anything, anything),
     ]
