@@ -2,8 +2,7 @@
 
 Whoever reads the log here needs none of it, and asks for none. In any other process a tenant's channel is watched from before
 its first dashboard is read until a little after its last one has gone. Beats tell whether all that was told has come
-(core/portion). One with another epoch, or of another holder, means that everything must be read anew; the first one after an
-interruption or a silence, that something may have been missed.
+(core/portion), also after an interruption. One of another epoch, as of another holder, means that all must be read anew.
 
 Several engines may share one Redis by mistake: beats say whose they are, others are not heeded, nor portions of their epochs.
 """
@@ -39,9 +38,6 @@ class Follower(Protocol):
     def heard(self, tenant_id: str, portion: Portion) -> None:
         """Something changed for a tenant, or nothing did."""
 
-    def doubt(self, tenant_ids: Iterable[str]) -> None:
-        """Some of these tenants' portions may have been missed."""
-
     def reload(self) -> None:
         """All that is known is void."""
 
@@ -68,7 +64,8 @@ class Hearing:
         """An origin that is not ours was heard."""
         self._beat: Beat | None = None
         self._beat_s = -math.inf
-        self._doubtful = False
+        self._unsure: set[str] = set()
+        """Tenants that were not heard until now; the next beat tells whether something was missed."""
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -163,10 +160,9 @@ class Hearing:
             if more:
                 await listener.watch([notifications_of(tenant_id) for tenant_id in more])
                 self._watched |= more
-                self._follower().doubt(more)  # what was told before was not heard
+                self._unsure |= more
 
     def _interrupt(self) -> None:
-        self._doubtful = True
         self._beat_s = -math.inf
 
     def _hear(self, channel: str, message: bytes) -> None:
@@ -188,14 +184,12 @@ class Hearing:
             self._strange = beat.origin
             return
         known, now_s = self._beat, self._loop.time()
-        silent = self._doubtful or now_s - self._beat_s >= SILENCE_S
-        self._beat, self._beat_s, self._doubtful = beat, now_s, False
+        unsure = self._watched if now_s - self._beat_s >= SILENCE_S else self._unsure
+        self._beat, self._beat_s, self._unsure = beat, now_s, set()
         follower = self._follower()
         if known is None or known.epoch != beat.epoch:
             log.info("hearing live changes", extra={"sender": beat.sender, "position": str(beat.position)})
             follower.reload()
-        elif silent:
-            follower.doubt(self._watched)
         for tenant_id in self._watched:
-            if beat.tells_of(tenant_id):
+            if tenant_id in unsure or beat.tells_of(tenant_id):
                 follower.heard(tenant_id, beat.portion(tenant_id))

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from judgify_engine.config import LiveConfig
@@ -147,12 +147,6 @@ class Hub:
             if view.missed or (view.state is not None and view.state.changed):
                 self._due.add(view)
                 self._wake.set()
-
-    def doubt(self, tenant_ids: Iterable[str]) -> None:
-        """Some of these tenants' portions may have been missed."""
-        for tenant_id in tenant_ids:
-            for view in self._of_tenant.get(tenant_id, ()):
-                view.missed = True
 
     def reload(self) -> None:
         """The rollups were changed otherwise than by a delta: read every view anew."""
