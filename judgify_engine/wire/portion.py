@@ -5,6 +5,7 @@ import msgspec
 from judgify_engine.core.portion import Beat, Portion
 from judgify_engine.errors import Corrupt
 
+BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 encode = msgspec.msgpack.Encoder().encode
 _portion = msgspec.msgpack.Decoder(Portion)
 _beat = msgspec.msgpack.Decoder(Beat)
@@ -14,7 +15,7 @@ def decode_portion(message: bytes) -> Portion:
     """Raises Corrupt."""
     try:
         return _portion.decode(message)
-    except msgspec.MsgspecError as error:
+    except BROKEN as error:
         raise Corrupt(f"not a portion: {error}") from error
 
 
@@ -22,5 +23,5 @@ def decode_beat(message: bytes) -> Beat:
     """Raises Corrupt."""
     try:
         return _beat.decode(message)
-    except msgspec.MsgspecError as error:
+    except BROKEN as error:
         raise Corrupt(f"not a beat: {error}") from error

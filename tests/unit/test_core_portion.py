@@ -179,7 +179,19 @@ def test_a_beat_and_a_chain_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("message", [b"", b"hello", b"\x90", b"\x93\x01\x02\x03", encode({"type": "beat"}), b"\xc1" * 40])
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"hello",
+        b"\x90",
+        b"\x93\x01\x02\x03",
+        b"\x99\x01\x92\x01\x01\x92\x01\x01\x90\x90" + b"\x91" * 5000 + b"\xc0",
+        encode({"type": "beat"}),
+        b"\xc1" * 40,
+        b"\x91\xa1\xc8",
+    ],
+)
 def test_what_is_neither_is_corrupt_and_nothing_else(message: bytes) -> None:
     with pytest.raises(Corrupt):
         decode_portion(message)
