@@ -20,7 +20,8 @@ INWARD = {
     "wire": {"core", "errors", "units"},
     "observe": {"config"},
     "pipeline": {"core", "wire", "observe", "config", "errors", "units"},
-    **{edge: {"core", "wire", "pipeline", "observe", "config", "errors", "units", "resources"} for edge in EDGES},
+    "machine": {"errors"},
+    **{edge: {"core", "wire", "pipeline", "observe", "config", "errors", "units", "resources", "machine"} for edge in EDGES},
     "seed": {"core", "errors"},
 }
 # One edge that knows another's class, until a port stands between them. Do not add to this: make a Protocol.

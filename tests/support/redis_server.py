@@ -1,6 +1,7 @@
 """Redis servers of the tests' own: the wheel's and, where there is one, the machine's; alone, or several as a cluster."""
 
 import importlib.util
+import itertools
 import shutil
 import signal
 import socket
@@ -38,6 +39,11 @@ class RedisServer:
         self.port = port or _free_port()
         self.settings = {"save": "", "appendonly": "yes", **settings}
         self.process: subprocess.Popen[bytes] | None = None
+        self._databases = itertools.count()
+
+    def fresh_url(self) -> str:
+        """With the number of a database that nobody has used."""
+        return f"{self.url}/{next(self._databases)}"
 
     @property
     def url(self) -> str:
