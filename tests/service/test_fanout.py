@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from support.redis_server import RedisServer
 from support.waiting import until
 
 from .test_rebuild import command
+from .test_workers import database_of, figures, holder
 
 TOTAL = "SELECT count(*) FROM judgment_executions WHERE tenant_id = $1"
 BASE = "websocket_notifications"
@@ -248,3 +251,37 @@ async def test_what_no_delta_made_shows_everywhere(database: Database, start: Ca
         await same_everywhere(database, dashboards)
         for dashboard in dashboards:
             await dashboard.close()
+
+
+async def test_workers_behind_one_port_show_the_same(start_engine: Callable[..., Engine]) -> None:
+    """The embedded Redis is enough; the worker that reads the log dies in the middle."""
+    engine = start_engine(workers=3)
+    async with Client(engine.url, "test-token") as client, contextlib.AsyncExitStack() as stack:
+
+        async def hear() -> bool:
+            return engine.log.count("hearing live changes") == 2
+
+        await until(hear, "two workers hear the third")
+        dashboards: list[Dashboard] = []
+        while min((await figures(client, "judgify_dashboards")).values()) == 0:
+            assert len(dashboards) < 100, "the kernel spreads connections"
+            session = await stack.enter_async_context(Client(engine.url, "test-token"))
+            dashboards.append(await watch(session))
+        async with Load(engine.url, "test-token", workers=16) as load:
+            await more(load)
+            reader = await holder(client)
+            assert reader is not None
+            os.kill(engine.worker_pids()[int(reader)], signal.SIGKILL)
+            await more(load)
+
+            async def taken_over() -> bool:
+                return await holder(client) not in (None, reader)
+
+            await until(taken_over, "another worker reads the log")
+            await more(load)
+        living = [dashboard for dashboard in dashboards if not dashboard.socket.closed]
+        assert len(living) >= 2
+        await same_everywhere(database_of(engine), living)
+        for dashboard in dashboards:
+            await dashboard.close()
+    assert engine.terminate() == 0
