@@ -23,8 +23,9 @@ from judgify_engine.ingest.quality import QualityRoutes
 from judgify_engine.ingest.quarantine import QuarantineRoutes
 from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
+from judgify_engine.live.feed import NoFeed
 from judgify_engine.live.hearing import Hearing
-from judgify_engine.live.hub import Hub, NoFeed
+from judgify_engine.live.hub import Hub
 from judgify_engine.live.page import PageRoutes
 from judgify_engine.live.relay import Relay
 from judgify_engine.live.session import DashboardRoutes
@@ -138,7 +139,8 @@ class Parts:
         self._hearing: Hearing | None = None
         if streams is None:
             return Hub(reader, lambda: self._holder.follows, config.live, metrics, NoFeed(), self._verified_s)
-        self._hearing = hearing = Hearing(streams, lambda: self._holder.holding, reader.origin, lambda: self._hub)
+        refresh_s = config.live.refresh_interval_s
+        self._hearing = hearing = Hearing(streams, lambda: self._holder.holding, reader.origin, lambda: self._hub, refresh_s)
         self._relay = Relay(
             streams,
             lambda: self._holder.follows,

@@ -17,6 +17,7 @@ from typing import Protocol
 from judgify_engine.core.portion import Beat, Portion
 from judgify_engine.core.streams import NOTIFICATIONS, dashboard_stream_of, notifications_of
 from judgify_engine.errors import Corrupt, Overloaded, Unavailable
+from judgify_engine.live.cache import SnapshotCache
 from judgify_engine.pipeline.streams import Listener, Streams
 from judgify_engine.units import Position
 from judgify_engine.wire.portion import decode_beat, decode_portion
@@ -51,9 +52,11 @@ class Hearing:
         holding: Callable[[], bool],
         origin: Callable[[], Awaitable[str | None]],
         follower: Callable[[], Follower],
+        max_age_s: float,
     ) -> None:
-        """`origin`: whose rollups this process shows."""
+        """`origin`: whose rollups this process shows. `max_age_s`: how old a snapshot may be that others read."""
         self._streams, self._holding, self._origin, self._follower = streams, holding, origin, follower
+        self.cache = SnapshotCache(streams, lambda: self.epoch, max_age_s)
         self._listener: Listener | None = None
         self._needed_s: dict[str, float] = {}
         """Tenant to until when its channel is needed (loop time)."""
@@ -77,6 +80,11 @@ class Hearing:
     def follows(self, tenant_id: str) -> bool:
         """Whether all that is told of this tenant just now is heard."""
         return tenant_id in self._watched and self.hears and not self._holding()
+
+    @property
+    def epoch(self) -> int | None:
+        """The chain that is heard now; None: none."""
+        return self._beat.epoch if self._beat is not None and self.hears and not self._holding() else None
 
     @property
     def verified_through_s(self) -> int | None:

@@ -18,9 +18,9 @@ from judgify_engine.core.portion import Portion
 from judgify_engine.core.rollup import Delta
 from judgify_engine.core.view import Snapshot, ViewKey, ViewState
 from judgify_engine.errors import Overloaded, RetryLater
+from judgify_engine.live.feed import Feed
 from judgify_engine.live.view import Client, View
 from judgify_engine.observe.metrics import Metrics
-from judgify_engine.units import Position
 
 log = logging.getLogger(__name__)
 
@@ -40,35 +40,6 @@ class SnapshotSource(Protocol):
     """Where the rollups are."""
 
     async def snapshot(self, key: ViewKey) -> Snapshot: ...
-
-
-class Feed(Protocol):
-    """Where portions come from in a process that does not read the log; see live/hearing."""
-
-    def follows(self, tenant_id: str) -> bool: ...
-    async def ready(self, tenant_id: str) -> None: ...
-    def leave(self, tenant_id: str) -> None: ...
-    async def missed(self, tenant_id: str, position: Position) -> list[Portion]: ...
-    def complete(self, tenant_id: str, position: Position) -> bool: ...
-
-
-class NoFeed:
-    """Nothing is told by other processes."""
-
-    def follows(self, tenant_id: str) -> bool:
-        return False
-
-    async def ready(self, tenant_id: str) -> None:
-        pass
-
-    def leave(self, tenant_id: str) -> None:
-        pass
-
-    async def missed(self, tenant_id: str, position: Position) -> list[Portion]:
-        return []
-
-    def complete(self, tenant_id: str, position: Position) -> bool:
-        return False
 
 
 class Hub:
@@ -234,35 +205,50 @@ class Hub:
             view.loading = None
 
     async def _read_anew(self, view: View) -> None:
-        assert view.backlog is not None
-        now_s, live = asyncio.get_running_loop().time, self._is_live(view)
+        loop = asyncio.get_running_loop()
+        live, epoch = self._is_live(view), self._feed.epoch
+        snapshot: Snapshot | None = None
         try:
-            state = ViewState(view.key, await self._source.snapshot(view.key))
-            for portion in view.backlog:
-                view.missed |= not state.add(portion)
-            before, view.state = view.state, state
+            state = await self._cached(view)
+            if state is None:
+                snapshot = await self._source.snapshot(view.key)
+                state = ViewState(view.key, snapshot)
+                view.missed |= not view.add_backlog(state)
+            before, view.state, view.backlog = view.state, state, None
             if before is not None:
-                state.keep_rate_of(before, now_s() - view.loaded_s, live)
+                state.keep_rate_of(before, loop.time() - view.loaded_s, live)
                 if not view.void and (live or before.position != state.position):
                     view.push(view.full("dashboard_update"), full=True)
-                    view.pushed_s = now_s()
+                    view.pushed_s = loop.time()
             state.settle()
         finally:
-            view.loaded_s = now_s()
+            view.loaded_s = loop.time()
+        if snapshot is not None:
+            await self._feed.cache.put(view.key, epoch, snapshot)
+
+    async def _cached(self, view: View) -> ViewState | None:
+        """The state that another process has read, and all that followed on it."""
+        snapshot = await self._feed.cache.get(view.key)
+        if snapshot is None:
+            return None
+        state = ViewState(view.key, snapshot)
+        return state if await self._catch_up(view, state) else None
 
     async def _mend(self, view: View, state: ViewState) -> bool:
         """Add what was missed, if the streams have it; else the state stays true for its position."""
-        tenant_id = view.key.tenant_id
-        async with self._mending:
-            portions = await self._feed.missed(tenant_id, state.position)
-        assert view.backlog is not None
-        mended = all(state.add(portion) for portion in (*portions, *view.backlog))
-        mended = mended and self._feed.complete(tenant_id, state.position)
+        mended = await self._catch_up(view, state)
         self._metrics.relay_gaps["stream" if mended else "tables"] += 1
         if mended:
             self._due.add(view)
             self._wake.set()
         return mended
+
+    async def _catch_up(self, view: View, state: ViewState) -> bool:
+        """Add what the stream has and what came meanwhile. False: that is not all, but the state is true for its position."""
+        tenant_id = view.key.tenant_id
+        async with self._mending:
+            portions = await self._feed.missed(tenant_id, state.position)
+        return all(map(state.add, portions)) and view.add_backlog(state) and self._feed.complete(tenant_id, state.position)
 
 
 def _heard(task: "asyncio.Task[None]") -> None:

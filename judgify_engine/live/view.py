@@ -89,6 +89,10 @@ class View:
         else:
             self.void = True
 
+    def add_backlog(self, state: ViewState) -> bool:
+        """Add what came while it was being read. False: something is missing before."""
+        return all(map(state.add, self.backlog or ()))
+
     def push(self, message: bytes, *, full: bool) -> int:
         """Offer a message to all sockets; returns how many missed it."""
         return sum(not client.offer(message, full=full) for client in self.clients)

@@ -123,6 +123,9 @@ async def test_every_process_shows_every_change_at_once(
         assert await figure(clients[0], "judgify_relay_messages_total") > 0
         assert await figure(clients[0], "judgify_relay_dropped_total") == 0
         assert await figure(clients[1], "judgify_relay_gaps_total", mended="tables") == 0
+        with redis.client(decode_responses=True) as connection:
+            (cached,) = connection.keys("dashboard_cache:demo:main*")
+            assert 0 < connection.ttl(cached) <= 300
     for engine in engines:
         assert engine.terminate() == 0
 

@@ -6,7 +6,8 @@ from judgify_engine.config import load
 from judgify_engine.core.view import Snapshot, ViewKey
 from judgify_engine.errors import Overloaded
 from judgify_engine.live import hub as module
-from judgify_engine.live.hub import Hub, NoFeed
+from judgify_engine.live.feed import NoFeed
+from judgify_engine.live.hub import Hub
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.units import Position
 

@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
+import msgspec
 import pytest
 from builders import T0, change, row
 from support.waiting import until
@@ -29,6 +30,7 @@ from judgify_engine.pipeline.streams import Batch, Entry, Listener
 from judgify_engine.streams.memory import MemoryStreams
 from judgify_engine.units import Position
 from judgify_engine.wire.portion import encode
+from judgify_engine.wire.snapshot import decode as decode_kept
 
 BEGAN = Position(100, -1)
 EPOCHS = itertools.count(1)
@@ -114,7 +116,7 @@ class Process:
     def __init__(self, wires: Wires, rollups: Rollups, *, reads_log: bool = False, origin: str = "server/slot") -> None:
         self.holding, self.metrics = reads_log, Metrics()
         self.origin = origin
-        self.hearing = Hearing(wires, lambda: self.holding, self._whose, lambda: self.hub)
+        self.hearing = Hearing(wires, lambda: self.holding, self._whose, lambda: self.hub, 30.0)
         config = load(environ={})
         self.hub = Hub(
             rollups, lambda: self.holding, config.live, self.metrics, self.hearing, lambda: self.hearing.verified_through_s
@@ -377,6 +379,76 @@ async def test_what_comes_while_a_view_is_read_is_not_missed(pair: Pair, rollups
     reads = rollups.reads
     assert shown(await joining) == 3
     assert rollups.reads == reads
+
+
+@pytest.fixture
+async def third(pair: Pair, wires: Wires, rollups: Rollups) -> AsyncIterator[Process]:
+    """One more that hears, beside the pair."""
+    async with Process(wires, rollups).running() as process:
+        await until(lambda: process.hearing.hears, "it hears")
+        yield process
+
+
+async def test_what_one_process_read_is_not_read_by_the_next(
+    pair: Pair, third: Process, rollups: Rollups, wires: Wires
+) -> None:
+    rollups.roll_up("acme")
+    first = await pair[1].watch("acme")
+    await shows(first, 1)
+    for _ in range(3):
+        rollups.roll_up("acme", "other")
+    await shows(first, 4)
+    await until(lambda: wires.sent[notifications_of("acme")] == 4, "all is told")
+    reads = rollups.reads
+    second = await third.watch("acme")
+    assert (shown(second), rollups.reads) == (4, reads)
+    rollups.roll_up("acme")
+    await shows(second, 5)
+    await third.watch("acme", "of another name")
+    assert rollups.reads == reads + 1
+
+
+async def test_a_cached_snapshot_serves_only_where_nothing_else_happened_to_the_rollups(
+    pair: Pair, third: Process, rollups: Rollups
+) -> None:
+    await pair[1].watch("acme")
+    rollups.counts["acme"] = 40
+    pair[0].relay.begin(rollups.position)
+    epoch = pair[1].hearing.epoch
+    await until(lambda: third.hearing.epoch not in (None, epoch), "it hears that all is new")
+    assert shown(await third.watch("acme")) == 40
+
+
+async def test_a_cached_snapshot_serves_only_with_all_that_followed(
+    pair: Pair, third: Process, rollups: Rollups, wires: Wires
+) -> None:
+    first = await pair[1].watch("acme")
+    rollups.roll_up("acme")
+    await shows(first, 1)
+    await until(lambda: wires.sent[notifications_of("acme")], "it is told")
+
+    async def gone() -> bool:
+        await wires.empty(DASHBOARDS)
+        return third.hearing._beat is not None and "acme" in third.hearing._beat.lasts
+
+    await until(gone, "the last beat says that it changed, and the stream is empty")
+    reads = rollups.reads
+    assert (shown(await third.watch("acme")), rollups.reads) == (1, reads + 1)
+
+
+@pytest.mark.parametrize("value", [b"", b"x", b"\x93\x01\x01\x01", None])
+async def test_a_cached_snapshot_that_is_none_or_too_old_is_read_anew(
+    pair: Pair, third: Process, rollups: Rollups, wires: Wires, value: bytes | None
+) -> None:
+    await pair[1].watch("acme")
+    (key,) = [key for key in wires._values if key.startswith("dashboard_cache:acme:main")]
+    if value is None:
+        kept = decode_kept(await wires.get(key) or b"")
+        value = encode(msgspec.structs.replace(kept, read_at_s=kept.read_at_s - 31))
+    await wires.put(key, value, 300)
+    reads = rollups.reads
+    await third.watch("acme")
+    assert rollups.reads == reads + 1
 
 
 async def test_reading_the_log_never_waits_and_the_buffer_is_bounded(
