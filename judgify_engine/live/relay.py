@@ -138,7 +138,7 @@ class Relay:
             await self._send(portions, beat)
 
     async def _send(self, deltas: list[dict[str, Portion]], beat: bytes | None) -> None:
-        """The messages first: they are waited for."""
+        """The messages first, they are waited for; the beat last: what it speaks of can be looked up by then."""
         messages: list[tuple[str, bytes]] = []
         entries: dict[str, dict[Position, dict[bytes, bytes]]] = {}
         for portions in deltas:
@@ -149,18 +149,27 @@ class Relay:
                 fields[tenant_id.encode()] = encoded
                 if len(messages) % SLICE == 0:
                     await asyncio.sleep(0)
-        if beat is not None:
-            messages.append((NOTIFICATIONS, beat))
+        await self._publish(messages)
         try:
-            await self._streams.send(messages)
-        except BaseException:
-            self._metrics.relay_dropped += len(messages)
-            raise
-        self._metrics.relay_messages += len(messages)
+            await self._append(entries)
+        finally:  # a Redis that has no room for entries still passes messages on
+            await self._publish([] if beat is None else [(NOTIFICATIONS, beat)])
+
+    async def _publish(self, messages: list[tuple[str, bytes]]) -> None:
+        if messages:
+            try:
+                await self._streams.send(messages)
+            except BaseException:
+                self._metrics.relay_dropped += len(messages)
+                raise
+            self._metrics.relay_messages += len(messages)
+
+    async def _append(self, entries: dict[str, dict[Position, dict[bytes, bytes]]]) -> None:
+        """What the streams lack is a gap to who looks into them, so there is nothing that an entry must follow on."""
         if entries:
-            # What the streams lack is a gap to who looks into them, so there is nothing that an entry must follow on.
-            batches = [Batch(stream, START, [Entry(*entry) for entry in sorted(of.items())]) for stream, of in entries.items()]
-            await self._streams.append(batches)
+            await self._streams.append(
+                [Batch(stream, START, [Entry(*entry) for entry in sorted(of.items())]) for stream, of in entries.items()]
+            )
             self._grown |= entries.keys()
             await self._trim()
 

@@ -44,7 +44,7 @@ class Wires(MemoryStreams):
     def __init__(self) -> None:
         super().__init__(10_000_000)
         self.loses: Callable[[str], bool] = lambda channel: False
-        self.away = self.stuck = False
+        self.away = self.stuck = self.full = False
         self._interrupted: list[Callable[[], None]] = []
         self.sent: Counter[str] = Counter()
         self.free = asyncio.Event()
@@ -58,8 +58,8 @@ class Wires(MemoryStreams):
         await super().send([one for one in messages if not self.loses(one[0])])
 
     async def append(self, batches: Sequence[Batch]) -> None:
-        if self.away:
-            raise StreamsUnavailable("Redis is away")
+        if self.away or self.full:
+            raise StreamsUnavailable("Redis is away, or has no room")
         await super().append(batches)
 
     @property
@@ -486,6 +486,17 @@ async def test_while_redis_is_away_the_tables_are_looked_into_and_then_no_more(
     for count in range(4, 10):
         rollups.roll_up("acme")
         await shows(client, count)
+    assert rollups.reads == reads
+
+
+async def test_a_redis_without_room_for_entries_passes_messages_on(pair: Pair, rollups: Rollups, wires: Wires) -> None:
+    client = await pair[1].watch("acme")
+    wires.full = True
+    reads, beats = rollups.reads, wires.sent[NOTIFICATIONS]
+    for count in range(1, 5):
+        rollups.roll_up("acme")
+        await shows(client, count)
+    await until(lambda: wires.sent[NOTIFICATIONS] > beats + 2, "it beats")
     assert rollups.reads == reads
 
 
