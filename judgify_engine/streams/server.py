@@ -99,8 +99,8 @@ class Server:
         return self._client
 
     async def _open(self) -> Client:
-        facts = await self._single.info("server")
-        if facts.get("redis_mode") != "cluster":
+        facts = await self._single.info("cluster")  # `redis_mode` is called `server_mode` by Valkey
+        if not facts.get("cluster_enabled"):
             return self._single
         if self._config.url.startswith("unix:"):
             raise StreamsUnavailable("a cluster is not reached by a Unix socket: give a redis:// address")

@@ -138,6 +138,11 @@ def test_the_database_driver_is_used_by_edges_and_joiners_only(path: Path) -> No
     assert layer(name_of(path)) in (*EDGES, *JOINERS)
 
 
+@pytest.mark.parametrize("path", [p for p in ALL if "redis" in library_imports(p)], ids=lambda p: name_of(p))
+def test_the_client_of_redis_is_used_by_streams_only(path: Path) -> None:
+    assert layer(name_of(path)) == "streams"
+
+
 @pytest.mark.parametrize("path", [p for p in ALL if "psycopg2" in library_imports(p)], ids=lambda p: name_of(p))
 def test_the_replication_driver_is_used_by_cdc_only(path: Path) -> None:
     assert layer(name_of(path)) == "cdc"

@@ -10,12 +10,15 @@ import psutil
 import pytest
 from redis import Redis
 from support.cluster import Database
-from support.engine import Engine, processes_of
-from support.waiting import until_now
+from support.ears import Ear
+from support.engine import Engine, processes_of, run
+from support.waiting import until, until_now
 
+from judgify_engine.config import RedisConfig
 from judgify_engine.errors import StartupError
 from judgify_engine.streams import embedded
 from judgify_engine.streams.embedded import EmbeddedRedis, runs, url_of
+from judgify_engine.streams.redis import RedisStreams
 from judgify_engine.units import MIB
 
 
@@ -29,12 +32,12 @@ def redis_processes(data_dir: Path) -> list[psutil.Process]:
 
 def test_data_is_kept_between_runs_and_nothing_listens_on_a_port(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
-    for run in range(3):
+    for times in range(3):
         server = EmbeddedRedis(data_dir, 64 * MIB)
         server.start()
         try:
             with client_of(data_dir) as client:
-                assert client.incr("runs") == run + 1
+                assert client.incr("runs") == times + 1
                 facts = client.info()
             assert facts["maxmemory"] == int(1.25 * 64 * MIB) + 256 * MIB
             assert (facts["maxmemory_policy"], facts["aof_enabled"], facts["tcp_port"]) == ("noeviction", 1, 0)
@@ -99,13 +102,18 @@ def test_a_long_path_works(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_odd_signs_in_a_path_work(tmp_path: Path) -> None:
-    data_dir = tmp_path / "50 % of #1?"
-    server = EmbeddedRedis(data_dir, 64 * MIB)
+async def test_streams_are_reached_whatever_the_path_is_called(tmp_path: Path) -> None:
+    server = EmbeddedRedis(tmp_path / "50 % of #1?", 64 * MIB)
+    ear = Ear()
     try:
-        server.start()
-        with client_of(data_dir) as client:
-            assert client.ping()
+        streams = RedisStreams(RedisConfig(url=server.start()))
+        listener = streams.listen(ear.hear, ear.interrupted)
+        await listener.watch(["channel"])
+        await streams.send([("channel", b"message")])
+        await until(lambda: ear.heard == [("channel", b"message")], "it is heard")
+        assert await streams.warnings() == []
+        await listener.close()
+        await streams.close()
     finally:
         server.stop()
 
@@ -120,6 +128,9 @@ def test_workers_bring_one_and_take_it_along(start_engine: Callable[..., Engine]
     engine = start_engine(workers=2)
     with client_of(engine.data_dir) as client:
         assert client.ping()
+    told = run("status", "--url", engine.url, "--data-dir", engine.data_dir)
+    assert f"streams   {url_of(engine.data_dir)}" in told.stdout
+    assert " MiB" in told.stdout
     os.kill(redis_processes(engine.data_dir)[0].pid, signal.SIGKILL)
     until_now(lambda: "redis died" in engine.log, "its death is noticed", 20)
     until_now(lambda: runs(engine.data_dir), "it runs again", 20)
