@@ -13,7 +13,7 @@ from support.client import Client, Load, new_tenant
 from support.cluster import Database
 from support.dashboards import Dashboard, watch
 from support.engine import Engine
-from support.redis_server import RedisServer
+from support.redis_server import RedisCluster, RedisServer
 from support.waiting import until
 
 from .test_rebuild import command
@@ -254,6 +254,24 @@ async def test_what_no_delta_made_shows_everywhere(database: Database, start: Ca
         await same_everywhere(database, dashboards)
         for dashboard in dashboards:
             await dashboard.close()
+
+
+async def test_a_cluster_carries_it_too(database: Database, start_engine: Callable[..., Engine], tmp_path: Path) -> None:
+    """Channels and streams are on different servers there, so beats and portions may overtake each other."""
+    cluster = RedisCluster(tmp_path / "cluster")
+    try:
+        settings = {"JUDGIFY_REDIS_URL": cluster.start().url, "JUDGIFY_LIVE_REFRESH_INTERVAL_S": "3600"}
+        async with processes(lambda: start_engine(database, settings=settings), 2) as (engines, clients):
+            dashboards = [await watch(client) for client in clients]
+            async with Load(engines[0].url, "test-token", workers=8) as load:
+                await more(load, 500)
+            await same_everywhere(database, dashboards)
+            for dashboard in dashboards:
+                live_only(dashboard)
+                await dashboard.close()
+            assert await figure(clients[1], "judgify_relay_gaps_total", mended="tables") == 0
+    finally:
+        cluster.kill()
 
 
 async def test_workers_behind_one_port_show_the_same(start_engine: Callable[..., Engine]) -> None:
