@@ -1,6 +1,7 @@
 """The parts of one process, built and joined: the only place that knows all edges. `worker` gives them life."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
@@ -24,8 +25,11 @@ from judgify_engine.ingest.quality import QualityRoutes
 from judgify_engine.ingest.quarantine import QuarantineRoutes
 from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
+from judgify_engine.live.feed import NoFeed
+from judgify_engine.live.hearing import Hearing
 from judgify_engine.live.hub import Hub
 from judgify_engine.live.page import PageRoutes
+from judgify_engine.live.relay import Relay
 from judgify_engine.live.session import DashboardRoutes
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.accepted import Accepted
@@ -78,8 +82,8 @@ class Parts:
         streams: Streams,
     ) -> None:
         """`figures`: what `/metrics` answers."""
-        self._streams = streams
         self._figures = figures
+        self._streams = streams
         self._config, self._judgments, self._rollups, self._metrics = config, judgments, rollups, metrics
         self.admission = Admission(config.http)
         self.queues = [PartitionQueue(i, config.queue.max_rows, config.queue.max_bytes) for i in range(config.queue.partitions)]
@@ -105,21 +109,28 @@ class Parts:
         judgments, rollups, windows = self._judgments, self._rollups, windows_of(config)
         self._registry = registry = WorkflowRegistry(WorkflowStore(judgments), lambda: self._holder.follows)
         reader = SnapshotReader(rollups, slot)
-        self._hub = hub = Hub(reader, lambda: self._holder.follows, config.live, self._metrics, self._verified_s)
+        self._hub = hub = self._build_hub(reader)
+        relay = self._relay
         books = Books(judgments, rollups, slot, windows, lambda lsn: self._holder.has_passed(lsn))
         self._reconcile = reconcile = ReconcileLoop(books, lambda: self._holder.holding, config.reconcile, self._metrics)
 
         def began(healed: bool) -> None:
             registry.forget()
-            hub.reload()
+            renewed()
             if healed:  # nothing of it is proven yet
                 reconcile.touch(0, int(time.time()))
 
         def repaired(start_s: int, end_s: int) -> None:
-            hub.reload()
+            renewed()
             reconcile.touch(start_s, end_s)
 
-        sinks = (registry, hub, reconcile)
+        def renewed() -> None:
+            hub.reload()
+            changes = self._holder.changes
+            if relay is not None and changes is not None:
+                relay.begin(changes.applied)
+
+        sinks = (registry, hub, reconcile, *(() if relay is None else (relay,)))
         self._holder = Holder(judgments, rollups, SlotStore, sinks, config.change, windows, self._metrics, began)
         store = StreamStore(judgments, slot_of(config))
         away = (asyncpg.PostgresError, *AWAY)
@@ -128,6 +139,30 @@ class Parts:
         )
         repairs = RepairStore(judgments, rollups, slot, windows, self._holder.snapshot)
         self._repair = RepairLoop(repairs, lambda: self._holder.changes, repaired)
+
+    def _build_hub(self, reader: SnapshotReader) -> Hub:
+        """The dashboards of this process; with shared streams, also what they are told by others, and what others are told."""
+        config, streams, metrics = self._config, self._streams, self._metrics
+        self._relay: Relay | None = None
+        self._hearing: Hearing | None = None
+        if not streams.shared:
+            return Hub(reader, lambda: self._holder.follows, config.live, metrics, NoFeed(), self._verified_s)
+        refresh_s = config.live.refresh_interval_s
+        self._hearing = hearing = Hearing(streams, lambda: self._holder.holding, reader.origin, lambda: self._hub, refresh_s)
+        self._relay = Relay(
+            streams,
+            lambda: self._holder.follows,
+            reader.origin,
+            self._verified_s,
+            lambda: secrets.randbits(63),
+            config.streams.keep_dashboard_entries,
+            metrics,
+        )
+
+        def verified_s() -> int | None:
+            return self._verified_s() if self._holder.holding else hearing.verified_through_s
+
+        return Hub(reader, lambda: self._holder.follows, config.live, metrics, hearing, verified_s)
 
     def _access(self, quotas: Quotas) -> Access:
         seed, own = self._config.seed, self._config.quota
@@ -182,6 +217,9 @@ class Parts:
         tasks.create_task(self._holder.run(stop), name="holder")
         tasks.create_task(self._publisher.run(stop), name="publisher")
         tasks.create_task(self._hub.run(stop), name="hub")
+        if self._relay is not None and self._hearing is not None:
+            tasks.create_task(self._relay.run(stop), name="relay")
+            tasks.create_task(self._hearing.run(stop), name="hearing")
         tasks.create_task(self._reconcile.run(stop), name="reconcile")
         tasks.create_task(self._repair.run(stop), name="repair")
         fine_days = config.metrics.keep_days

@@ -111,7 +111,7 @@ class Serving:
         """Serve in this process."""
         stop = Stop()
         stop.on_signals()
-        async with databases(self._config, self._dsn) as (judgments, rollups):
+        async with databases(self._config, self._dsn) as (judgments, rollups), streams_of(self._config) as streams:
             if not await stop.unless(self._prepare(judgments, rollups)):
                 return
             http = self._config.http
@@ -125,9 +125,8 @@ class Serving:
                 self._beside(tasks, url_of(http.host, port_of(found)), stop.now)
 
             metrics = Metrics()
-            async with streams_of(self._config) as streams:
-                parts = Parts(self._config, judgments, rollups, metrics, metrics.figures, streams)
-                await Worker(self._config, parts, metrics).run(stop, sockets, beside)
+            parts = Parts(self._config, judgments, rollups, metrics, metrics.figures, streams)
+            await Worker(self._config, parts, metrics).run(stop, sockets, beside)
 
     async def many(self, processes: int, reload: Callable[[], Config]) -> None:
         """Serve in processes of our own, which this one looks after."""

@@ -105,7 +105,7 @@ async def databases(config: Config, dsn: str) -> AsyncIterator[tuple[Database, D
 
 @contextlib.asynccontextmanager
 async def streams_of(config: Config) -> AsyncIterator[Streams]:
-    """The streams: shared with others, or in memory. Given back at the end."""
+    """The streams of a process, whether or not Redis is there."""
     streams = open_streams(config)
     try:
         yield streams

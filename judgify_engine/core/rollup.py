@@ -26,7 +26,7 @@ UNTRACKED = Tracking()
 REFUSED, STORED = "refused", "stored"
 
 
-class Sums(msgspec.Struct):
+class Sums(msgspec.Struct, array_like=True):
     """Sums over judgments. Any of them may be negative: rows were taken back."""
 
     total: int = 0
@@ -56,6 +56,10 @@ QualityKey = tuple[str, str, int, str, str]
 """tenant, workflow, hour (Unix), `REFUSED` or `STORED`, kind (core/quality)."""
 SecondKey = tuple[str, str, int, str]
 """tenant, workflow, second (Unix) of creation (of old ones: their bucket of `LIVE_S`), status."""
+SecondSums = tuple[str, int, Sums]
+"""workflow, second as in `SecondKey`."""
+ResultCount = tuple[str, str, int]
+"""workflow, result, count."""
 _Values = dict[int, int]
 """Value to how often it came, less how often it was taken back."""
 _CellKey = tuple[str, str, int, str, str]
@@ -285,6 +289,16 @@ class Delta:
             sums.execution_time_us += times.sum // 1000
             sums.confidence_ppm += confidences.sum
             _add_values(sums.histogram, times.histogram)
+        return found
+
+    @cached_property
+    def shares(self) -> dict[str, tuple[list[SecondSums], list[ResultCount]]]:
+        """tenant -> its sums and results. Only when all is added."""
+        found: dict[str, tuple[list[SecondSums], list[ResultCount]]] = {}
+        for (tenant, workflow, second, _status), sums in self.sums.items():
+            found.setdefault(tenant, ([], []))[0].append((workflow, second, sums))
+        for (tenant, workflow, _hour, result), count in self.results.items():
+            found.setdefault(tenant, ([], []))[1].append((workflow, result, count))
         return found
 
     def by(self, width_s: int) -> dict[tuple[str, str, int], Sums]:

@@ -1,6 +1,6 @@
-"""What one dashboard shows, as a state that deltas are added to, and the messages made from it. No I/O.
+"""What one dashboard shows, as a state that portions of deltas are added to, and the messages made from it. No I/O.
 
-All figures in messages are absolute. A state holds for one position; a delta is added only when it follows on it.
+All figures in messages are absolute. A state holds for one position; a portion is added only when nothing before it was missed.
 """
 
 from collections import defaultdict
@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from judgify_engine.core.histogram import MILLIONTHS, quantile
-from judgify_engine.core.rollup import Delta, Sums
+from judgify_engine.core.portion import Portion
+from judgify_engine.core.rollup import Sums
 from judgify_engine.core.samples import LIVE_S
 from judgify_engine.units import Position
 
@@ -86,19 +87,19 @@ class ViewState:
         self._forgotten_chart = self._forgotten_live = 0
         """Buckets before these were forgotten: a late change of theirs would show a part for the whole."""
 
-    def add(self, delta: Delta) -> bool:
-        """Add a delta. False: it does not follow on this state (something was missed), so a new snapshot is needed."""
-        if delta.position <= self.position:
+    def add(self, portion: Portion) -> bool:
+        """Add what changed for this view's tenant. False: something before it was missed, and nothing was added."""
+        if portion.position <= self.position:
             return True
-        if delta.base != self.position or delta.truncated:
+        if portion.after > self.position:
             return False
-        self.position = delta.position
-        tenant, only = self.key.tenant_id, self.key.workflow_id
-        for (of_tenant, workflow, second, _status), sums in delta.sums.items():
-            if of_tenant == tenant and (only is None or only == workflow):
+        self.position = portion.position
+        only = self.key.workflow_id
+        for workflow, second, sums in portion.sums:
+            if only is None or only == workflow:
                 self._add_sums(workflow, second, sums)
-        for (of_tenant, workflow, _hour, result), count in delta.results.items():
-            if of_tenant == tenant and (only is None or only == workflow):
+        for workflow, result, count in portion.results:
+            if only is None or only == workflow:
                 self._results[result] = self._results.get(result, 0) + count
         return True
 

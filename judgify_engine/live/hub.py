@@ -1,8 +1,8 @@
-"""From deltas to sockets: views that dashboards share, updated as changes are rolled up, pushed at a bounded pace.
+"""From deltas to sockets: views that dashboards share, updated as changes are rolled up, pushed at once but at a bounded pace.
 
-A view is loaded from the rollups at one position and then follows the deltas from there; a delta that does not follow on it
-leads to a new load. Each message is encoded once for all sockets of a view. A socket that is still busy with the message
-before misses updates and gets the whole latest state when it is free: nothing piles up for it, and it is not cut off.
+A view is loaded from the rollups at one position and then follows the deltas from there, or, in a process that does not read
+the log, the portions of them that come by the relay (`Feed`). Where one does not follow on the view, what was missed is looked
+up, or the view is read anew. Where neither comes, views are read anew every second.
 """
 
 import asyncio
@@ -14,15 +14,24 @@ from typing import Protocol
 
 from judgify_engine.config import LiveConfig
 from judgify_engine.core.model import Change
+from judgify_engine.core.portion import Portion
 from judgify_engine.core.rollup import Delta
 from judgify_engine.core.view import Snapshot, ViewKey, ViewState
 from judgify_engine.errors import Overloaded, RetryLater
+from judgify_engine.live.feed import Feed
+from judgify_engine.live.view import Client, View
 from judgify_engine.observe.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 STANDBY_REFRESH_S = 1.0
-MAX_BACKLOG = 10_000
+LOOK_S = 0.1
+"""How often it is looked for rates that fell, and for views that are to be read."""
+SHORTEST_S = 0.005
+MENDING = 4
+"""Views that look up at once what they missed."""
+SLICE = 20
+"""Views pushed before others get the event loop: a few ms."""
 MAX_VIEWS = 1000
 MAX_VIEWS_OF_TENANT = 100
 
@@ -33,73 +42,8 @@ class SnapshotSource(Protocol):
     async def snapshot(self, key: ViewKey) -> Snapshot: ...
 
 
-class Client:
-    """One socket's side of a view: at most one message waits for it."""
-
-    def __init__(self, view: "View") -> None:
-        self.view = view
-        self._next: bytes | None = None
-        self._behind = False
-        self._wake = asyncio.Event()
-
-    def first(self) -> bytes:
-        """The message that a socket begins with; what was offered before is in it."""
-        self._next, self._behind = None, False
-        return self.view.full("initial_data")
-
-    def offer(self, message: bytes, *, full: bool) -> bool:
-        """Hand over the next message. False: the one before is still waiting, so this one is missed."""
-        if self._next is not None and not full:
-            self._behind = True
-            return False
-        self._next = message
-        if full:
-            self._behind = False
-        self._wake.set()
-        return True
-
-    async def next(self) -> bytes:
-        """The next message for this socket: the one that waits, or the latest state when some were missed."""
-        while self._next is None and not self._behind:
-            self._wake.clear()
-            await self._wake.wait()
-        if self._behind:
-            self._next, self._behind = None, False
-            return self.view.full("dashboard_update")
-        message, self._next = self._next, None
-        assert message is not None
-        return message
-
-
-class View:
-    """A state and the sockets that watch it."""
-
-    def __init__(self, key: ViewKey) -> None:
-        self.key = key
-        self.state: ViewState | None = None
-        self.clients: set[Client] = set()
-        self.loaded_s = 0.0
-        self.stale = False
-        self.backlog: list[Delta] | None = None
-        self.loading: asyncio.Task[None] | None = None
-        self._full: tuple[object, str, bytes] | None = None
-
-    def full(self, kind: str) -> bytes:
-        """The whole state as a message, encoded once per position and second (the rate falls with time alone)."""
-        assert self.state is not None
-        now_s = time.time()
-        mark = (self.state, self.state.position, int(now_s))
-        if self._full is None or self._full[0] != mark or self._full[1] != kind:
-            self._full = (mark, kind, self.state.full(kind, now_s))
-        return self._full[2]
-
-    def push(self, message: bytes, *, full: bool) -> int:
-        """Offer a message to all sockets; returns how many missed it."""
-        return sum(not client.offer(message, full=full) for client in self.clients)
-
-
 class Hub:
-    """All views of this process. `follows`: whether this process hears of every change."""
+    """All views of this process. `follows`: whether it hears of every change because it reads the log."""
 
     def __init__(
         self,
@@ -107,25 +51,25 @@ class Hub:
         follows: Callable[[], bool],
         config: LiveConfig,
         metrics: Metrics,
+        feed: Feed,
         verified_s: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """`verified_s`: up to where the rollups are verified (None: another process knows, and writes it down now and then)."""
-        self._source, self._follows, self._config, self._metrics = source, follows, config, metrics
+        """`verified_s`: up to where the rollups are verified (None: nobody says; it is written down now and then)."""
+        self._source, self._follows, self._config, self._metrics, self._feed = source, follows, config, metrics, feed
         self._verified_s = verified_s
         self._views: dict[ViewKey, View] = {}
+        self._of_tenant: dict[str, set[View]] = {}
+        self._due: set[View] = set()
+        """Views with something to push."""
+        self._wake = asyncio.Event()
+        self._mending = asyncio.Semaphore(MENDING)
         self.sockets = 0
 
     async def join(self, key: ViewKey) -> Client:
         """Watch a view; send `client.first()` first. Raises Overloaded or DatabaseUnavailable."""
         if self.sockets >= self._config.max_sockets:
             raise Overloaded(f"this server serves {self._config.max_sockets} dashboards at most", retry_after_s=5)
-        view = self._views.get(key)
-        if view is None:
-            if len(self._views) >= MAX_VIEWS:
-                raise Overloaded(f"this server serves {MAX_VIEWS} different dashboards at most", retry_after_s=5)
-            if sum(known.tenant_id == key.tenant_id for known in self._views) >= MAX_VIEWS_OF_TENANT:
-                raise Overloaded(f"a tenant may watch {MAX_VIEWS_OF_TENANT} different dashboards at most", retry_after_s=5)
-            view = self._views[key] = View(key)
+        view = self._views.get(key) or self._new_view(key)
         client = Client(view)
         view.clients.add(client)
         self.sockets += 1
@@ -137,89 +81,174 @@ class Hub:
             raise
         return client
 
+    def _new_view(self, key: ViewKey) -> View:
+        if len(self._views) >= MAX_VIEWS:
+            raise Overloaded(f"this server serves {MAX_VIEWS} different dashboards at most", retry_after_s=5)
+        if len(self._of_tenant.get(key.tenant_id, ())) >= MAX_VIEWS_OF_TENANT:
+            raise Overloaded(f"a tenant may watch {MAX_VIEWS_OF_TENANT} different dashboards at most", retry_after_s=5)
+        view = self._views[key] = View(key)
+        self._of_tenant.setdefault(key.tenant_id, set()).add(view)
+        return view
+
     def leave(self, client: Client) -> None:
         """Stop watching. A view without sockets is forgotten."""
-        view = client.view
+        view, tenant_id = client.view, client.view.key.tenant_id
         if client in view.clients:
             view.clients.remove(client)
             self.sockets -= 1
         if not view.clients and self._views.get(view.key) is view:
             del self._views[view.key]
+            self._due.discard(view)
+            self._of_tenant[tenant_id].discard(view)
+            if not self._of_tenant[tenant_id]:
+                del self._of_tenant[tenant_id]
+                self._feed.leave(tenant_id)
 
     def rolled_up(self, delta: Delta, workflows: Sequence[Change]) -> None:
         """Follow the change stream (a `ChangeSink`)."""
-        for view in self._views.values():
-            if view.backlog is not None:
-                view.backlog.append(delta)
-                if len(view.backlog) > MAX_BACKLOG:
-                    view.backlog.clear()
-                    view.stale = True
-            if view.state is not None and not view.state.add(delta):
-                view.stale = True
+        if delta.truncated:
+            return self.reload()
+        for tenant_id in self._of_tenant:
+            self.heard(tenant_id, Portion(0, delta.base, delta.position, *delta.shares.get(tenant_id, ([], []))))
+
+    def heard(self, tenant_id: str, portion: Portion) -> None:
+        """Something changed for a tenant, or nothing did."""
+        for view in self._of_tenant.get(tenant_id, ()):
+            view.take(portion)
+            if view.missed or (view.state is not None and view.state.changed):
+                self._due.add(view)
+                self._wake.set()
 
     def reload(self) -> None:
         """The rollups were changed otherwise than by a delta: read every view anew."""
         for view in self._views.values():
-            view.stale = True
+            view.void = True
 
     async def run(self, stop: asyncio.Event) -> None:
         """Push, refresh and reload, until `stop`."""
         loop = asyncio.get_running_loop()
+        waking = loop.create_task(self._wake_at(stop), name="hub-stop")
+        look_s = 0.0
         try:
             while not stop.is_set():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), self._config.push_interval_s)
-                started_s = time.perf_counter()
-                for view in list(self._views.values()):
+                self._wake.clear()
+                now_s, started_s = loop.time(), time.perf_counter()
+                views = list(self._due)
+                if now_s >= look_s:
+                    views, look_s = list(self._views.values()), now_s + LOOK_S
+                for number, view in enumerate(views, 1):
                     self._tend(view, loop.time())
+                    if number % SLICE == 0:
+                        await asyncio.sleep(0)
                 self._metrics.push.observe(time.perf_counter() - started_s)
+                next_s = min([look_s, *(view.pushed_s + self._config.push_interval_s for view in self._due)])
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(max(next_s, loop.time() + SHORTEST_S)):
+                        await self._wake.wait()
         finally:
+            waking.cancel()
             for view in self._views.values():
                 if view.loading is not None:
                     view.loading.cancel()
 
+    async def _wake_at(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._wake.set()
+
     def _tend(self, view: View, now_s: float) -> None:
+        """Push what is new, unless that was done just now; read anew what must be, or was not for a while."""
         if view.state is None:
+            return
+        if view.void or view.missed:
+            self._due.discard(view)
+            if view.loading is None and now_s >= view.not_before_s:
+                self._load(view).add_done_callback(_heard)
             return
         verified_s = self._verified_s()
         if verified_s is not None:
             view.state.verified_through_s = verified_s
-        if not view.stale and view.state.has_news(time.time()):
-            missed = view.push(view.state.update(time.time()), full=False)
-            self._metrics.push_skipped += missed
-        every_s = self._config.refresh_interval_s if self._follows() else STANDBY_REFRESH_S
-        if (view.stale or now_s - view.loaded_s >= every_s) and view.loading is None:
+        if now_s - view.pushed_s >= self._config.push_interval_s:
+            self._due.discard(view)
+            if view.state.has_news(time.time()):
+                view.pushed_s = now_s
+                self._metrics.push_skipped += view.push(view.state.update(time.time()), full=False)
+        every_s = self._config.refresh_interval_s if self._is_live(view) else STANDBY_REFRESH_S
+        if now_s - view.loaded_s >= every_s and view.loading is None:
             self._load(view).add_done_callback(_heard)
 
+    def _is_live(self, view: View) -> bool:
+        return self._follows() or self._feed.follows(view.key.tenant_id)
+
     def _load(self, view: View) -> "asyncio.Task[None]":
-        """Read a view anew; one load at a time for each."""
+        """Mend a view or read it anew; one task at a time for each."""
         if view.loading is None:
             view.loading = asyncio.get_running_loop().create_task(self._read(view), name="view-load")
         return view.loading
 
     async def _read(self, view: View) -> None:
+        loop = asyncio.get_running_loop()
+        void = missed = False
         try:
-            view.backlog = []
-            view.stale = False
-            snapshot = await self._source.snapshot(view.key)
-            state = ViewState(view.key, snapshot)
-            for delta in view.backlog:
-                if not state.add(delta):
-                    view.stale = True
-            before, view.state = view.state, state
-            if before is not None:
-                state.keep_rate_of(before, asyncio.get_running_loop().time() - view.loaded_s, self._follows())
-                if self._follows() or before.position != state.position:
-                    view.push(view.full("dashboard_update"), full=True)
-            state.settle()
+            await self._feed.ready(view.key.tenant_id)  # before it is read, so that nothing comes unheard in between
+            void, missed = view.void, view.missed
+            view.backlog, view.void, view.missed = [], False, False
+            if view.state is None or void or not missed or not await self._mend(view, view.state):
+                await self._read_anew(view)
         except RetryLater as error:
             if view.state is None:
                 raise
+            view.void = view.void or void or missed
             log.warning("a dashboard could not be refreshed", extra={"reason": str(error)})
         finally:
-            view.loaded_s = asyncio.get_running_loop().time()
+            view.not_before_s = loop.time() + STANDBY_REFRESH_S if view.void else 0.0
             view.backlog = None
             view.loading = None
+
+    async def _read_anew(self, view: View) -> None:
+        loop = asyncio.get_running_loop()
+        live, epoch = self._is_live(view), self._feed.epoch
+        snapshot: Snapshot | None = None
+        try:
+            state = await self._cached(view)
+            if state is None:
+                snapshot = await self._source.snapshot(view.key)
+                state = ViewState(view.key, snapshot)
+                view.missed |= not view.add_backlog(state)
+            before, view.state, view.backlog = view.state, state, None
+            if before is not None:
+                state.keep_rate_of(before, loop.time() - view.loaded_s, live)
+                if not view.void and (live or before.position != state.position):
+                    view.push(view.full("dashboard_update"), full=True)
+                    view.pushed_s = loop.time()
+            state.settle()
+        finally:
+            view.loaded_s = loop.time()
+        if snapshot is not None:
+            await self._feed.cache.put(view.key, epoch, snapshot)
+
+    async def _cached(self, view: View) -> ViewState | None:
+        """The state that another process has read, and all that followed on it."""
+        snapshot = await self._feed.cache.get(view.key)
+        if snapshot is None:
+            return None
+        state = ViewState(view.key, snapshot)
+        return state if await self._catch_up(view, state) else None
+
+    async def _mend(self, view: View, state: ViewState) -> bool:
+        """Add what was missed, if the streams have it; else the state stays true for its position."""
+        mended = await self._catch_up(view, state)
+        self._metrics.relay_gaps["stream" if mended else "tables"] += 1
+        if mended:
+            self._due.add(view)
+            self._wake.set()
+        return mended
+
+    async def _catch_up(self, view: View, state: ViewState) -> bool:
+        """Add what the stream has and what came meanwhile. False: that is not all, but the state is true for its position."""
+        tenant_id = view.key.tenant_id
+        async with self._mending:
+            portions = await self._feed.missed(tenant_id, state.position)
+        return all(map(state.add, portions)) and view.add_backlog(state) and self._feed.complete(tenant_id, state.position)
 
 
 def _heard(task: "asyncio.Task[None]") -> None:

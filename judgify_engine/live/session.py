@@ -10,8 +10,9 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from judgify_engine.core.view import BUCKETS_S, ViewKey
 from judgify_engine.errors import Draining, Forbidden, InvalidField, JudgifyError, Unauthorized
-from judgify_engine.live.hub import Client, Hub
+from judgify_engine.live.hub import Hub
 from judgify_engine.live.page import SESSION_COOKIE, PageRoutes
+from judgify_engine.live.view import Client
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.access import Access, Grant
 from judgify_engine.pipeline.quotas import Quotas

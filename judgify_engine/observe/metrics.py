@@ -85,6 +85,10 @@ class Metrics(Collector):
         self.differences_open = 0
         self.push_messages = 0
         self.push_skipped = 0
+        self.relay_messages = 0
+        self.relay_dropped = 0
+        self.relay_gaps: Counter[str] = Counter()
+        """Views that had missed something, by where it was found."""
         self.commits_resolved = 0
         self.quarantined: Counter[str] = Counter()
         """Refused requests by what is wrong with them (core/quality)."""
@@ -139,6 +143,12 @@ class Metrics(Collector):
         for kind, count in list(self.quarantined.items()):
             quarantined.add_metric([kind], count)
         yield quarantined
+        gaps = CounterMetricFamily(
+            "judgify_relay_gaps", "Views that may have missed changes, by where they were read.", labels=["mended"]
+        )
+        for where, count in list(self.relay_gaps.items()):
+            gaps.add_metric([where], count)
+        yield gaps
         changes = CounterMetricFamily("judgify_changes", "Changes read from the log, by what became of them.", labels=["stage"])
         for stage in ("decoded", "skipped", "applied"):
             changes.add_metric([stage], getattr(self, f"changes_{stage}"))
@@ -150,6 +160,8 @@ class Metrics(Collector):
                 "Messages that a slow dashboard missed; it got the latest state later.",
                 self.push_skipped,
             ),
+            ("judgify_relay_messages", "Messages of live changes sent to all processes.", self.relay_messages),
+            ("judgify_relay_dropped", "Messages of live changes that could not be sent.", self.relay_dropped),
             (
                 "judgify_commits_resolved",
                 "Commits whose outcome was unknown at first and was found out.",

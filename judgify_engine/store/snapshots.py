@@ -16,6 +16,7 @@ SELECT workflow_id, total_executions AS total, total_executions - successful_exe
   FROM judgment_metrics_total WHERE tenant_id = $1 AND ($2::text IS NULL OR workflow_id = $2)
 """
 _VERIFIED = "SELECT verified_through FROM reconciliation WHERE slot_name = $1"
+_SERVER = "SELECT system_identifier FROM cdc_positions WHERE slot_name = $1"
 _RESULTS = """
 SELECT result, sum(total_executions)::bigint AS total FROM judgment_results_total
  WHERE tenant_id = $1 AND ($2::text IS NULL OR workflow_id = $2) GROUP BY result
@@ -60,6 +61,12 @@ class SnapshotReader:
             verified_through_s=None if verified is None else int(verified.timestamp()),
             recomputing=position is None,
         )
+
+    async def origin(self) -> str | None:
+        """Whose log the rollups are of; None: they are not whole. Raises DatabaseUnavailable."""
+        async with self._database.query() as connection:
+            server = await connection.fetchval(_SERVER, self._slot)
+        return None if server is None else f"{server}/{self._slot}"
 
 
 def _in_buckets(rows: list[Any], width_s: int) -> dict[int, Sums]:

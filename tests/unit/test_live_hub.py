@@ -6,6 +6,7 @@ from judgify_engine.config import load
 from judgify_engine.core.view import Snapshot, ViewKey
 from judgify_engine.errors import Overloaded
 from judgify_engine.live import hub as module
+from judgify_engine.live.feed import NoFeed
 from judgify_engine.live.hub import Hub
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.units import Position
@@ -26,7 +27,7 @@ def key(tenant_id: str, number: int) -> ViewKey:
 def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setattr(module, "MAX_VIEWS_OF_TENANT", 3)
     monkeypatch.setattr(module, "MAX_VIEWS", 5)
-    return Hub(Empty(), lambda: True, load(environ={}).live, Metrics())
+    return Hub(Empty(), lambda: True, load(environ={}).live, Metrics(), NoFeed())
 
 
 async def test_different_dashboards_of_a_tenant_are_bounded(hub: Hub) -> None:
