@@ -3,7 +3,7 @@
 import msgspec
 from aiohttp import web
 
-from judgify_engine.core.rules import CompiledWorkflow, WorkflowDefinition, check_tracked
+from judgify_engine.core.rules import CompiledWorkflow
 from judgify_engine.errors import InvalidField, WorkflowNotFound
 from judgify_engine.ingest.admission import Admission
 from judgify_engine.ingest.judgments import JSON, checked_query, limit_of, read_body
@@ -11,7 +11,8 @@ from judgify_engine.pipeline.access import Access
 from judgify_engine.pipeline.registry import WorkflowRegistry
 from judgify_engine.store.workflows import StoredWorkflow, WorkflowStore
 from judgify_engine.wire.answer import format_time
-from judgify_engine.wire.request import WorkflowId, decode_body
+from judgify_engine.wire.definition import decode_definition
+from judgify_engine.wire.request import WorkflowId
 
 
 class WorkflowAnswer(msgspec.Struct, omit_defaults=True):
@@ -51,8 +52,7 @@ class WorkflowRoutes:
         workflow_id = _workflow_id(request)
         size = self._admission.enter(request.content_length)
         try:
-            definition: WorkflowDefinition = decode_body(await read_body(request, self._admission), WorkflowDefinition)
-            check_tracked(definition)
+            definition = decode_definition(await read_body(request, self._admission))
             CompiledWorkflow(grant.tenant_id, workflow_id, 0, definition)  # refuses what cannot be used
             stored = await self._store.put(grant.tenant_id, workflow_id, msgspec.json.encode(definition).decode())
             self._registry.stored(CompiledWorkflow(grant.tenant_id, workflow_id, stored.version, definition))
