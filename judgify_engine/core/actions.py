@@ -1,7 +1,7 @@
 """Actions of a workflow: what may be defined, and which of them a judgment has. Pure.
 
-Each rule, the default, and `on_failure` name actions of the workflow. So a judgment's row tells its actions: by its version, its
-status and the rule that matched.
+Each rule, the default, and `on_failure` name actions of the workflow. So a judgment's row tells its actions: by its version,
+its status and the rule that matched.
 """
 
 import re
@@ -126,7 +126,7 @@ class _Stored(msgspec.Struct):
 
 
 def plan_of(definition: str) -> Plan | None:
-    """What a stored version plans; None: no actions. An action that is wrong is kept with the reason: it may be written by hand.
+    """What a stored version plans; None: no actions. An action that is wrong (written by hand) is kept with the reason.
 
     Raises ValueError where what speaks of actions has not even their form.
     """

@@ -1,7 +1,9 @@
 """What becomes of an attempt: done, tried again and when, or not helped by a repeat. Pure."""
 
+from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 FACTOR = 3.0
@@ -21,8 +23,8 @@ class Outcome(NamedTuple):
     """Why it did not succeed."""
     retry_after_s: float | None = None
     """When the receiver asks to come back."""
-    request: dict[str, Any] = {}
-    response: dict[str, Any] | None = None
+    request: Mapping[str, Any] = MappingProxyType({})
+    response: Mapping[str, Any] | None = None
 
 
 def verdict_of(status: int) -> Verdict:
