@@ -196,15 +196,18 @@ class ActionLoop:
             task.cancel()
         if self._running:
             await asyncio.wait(list(self._running))
+        reason = "PostgreSQL did not answer"
         try:
             async with asyncio.timeout(LAST_S):
                 while self._finished:
                     try:
                         await self._record()
-                    except JudgifyError:
+                    except Exception as error:
+                        reason = str(error) or type(error).__name__
                         await asyncio.sleep(RETRY_S)
         except TimeoutError:
-            log.error("attempts could not be recorded; others make them again", extra={"attempts": len(self._finished)})
+            facts = {"attempts": len(self._finished), "reason": reason}
+            log.error("attempts could not be recorded; others make them again", extra=facts)
 
     def gauges(self) -> list[tuple[str, str, dict[str, str], float]]:
         """For /metrics."""

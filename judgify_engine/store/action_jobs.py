@@ -1,7 +1,7 @@
 """The table `action_jobs`, as the loops need it: jobs noted once, leased to one process at a time, and their attempts recorded.
 
 A lease is an owner and a time. When a process dies, its jobs become due again by themselves; the attempt that it may have made
-is recorded as lost. Jobs wait in lanes (of a tenant, for a destination): the first of each is found with one probe of the index,
+is recorded as lost. Jobs wait in lanes (of a tenant, for a destination): the first of each is one probe of an index away,
 so a million jobs in one lane are in nobody's way.
 """
 
@@ -176,8 +176,8 @@ class ActionJobs:
                 each.state,
                 each.outcome.error,
                 each.rest_s,
-                msgspec.json.encode(each.outcome.request).decode(),
-                None if each.outcome.response is None else msgspec.json.encode(each.outcome.response).decode(),
+                _json(each.outcome.request),
+                _json(each.outcome.response),
                 each.duration_ms,
             )
             for each in finished
@@ -194,6 +194,10 @@ class ActionJobs:
 def _columns(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
     """Rows as one list for each column."""
     return [[row[place] for row in rows] for place in range(width)]
+
+
+def _json(value: Mapping[str, Any] | None) -> str | None:
+    return None if value is None else msgspec.json.encode(dict(value)).decode()
 
 
 def _job(row: Any, secrets: tuple[str, ...]) -> Job:
