@@ -5,9 +5,11 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
+import asyncpg
 from aiohttp import web
 
 from judgify_engine.cdc.holder import Holder
+from judgify_engine.cdc.publisher import Publisher, slot_of
 from judgify_engine.config import Config
 from judgify_engine.core.quota import Quota
 from judgify_engine.core.samples import Windows
@@ -36,19 +38,21 @@ from judgify_engine.pipeline.quotas import Quotas
 from judgify_engine.pipeline.reconcile_loop import ReconcileLoop
 from judgify_engine.pipeline.registry import WorkflowRegistry
 from judgify_engine.pipeline.repair_loop import RepairLoop
+from judgify_engine.pipeline.streams import Streams
 from judgify_engine.store import metrics_upkeep, upkeep
 from judgify_engine.store.accepted import AcceptedStore
 from judgify_engine.store.charts import ChartReader
 from judgify_engine.store.copy_writer import CopyWriter
 from judgify_engine.store.gaps import GapReader
 from judgify_engine.store.judgments import JudgmentReader
-from judgify_engine.store.pool import Database
+from judgify_engine.store.pool import AWAY, Database
 from judgify_engine.store.quality import QualityReader
 from judgify_engine.store.quarantine import QuarantineStore
 from judgify_engine.store.reconcile import Books
 from judgify_engine.store.repair import RepairStore
 from judgify_engine.store.slot import SlotStore
 from judgify_engine.store.snapshots import SnapshotReader
+from judgify_engine.store.streams import StreamStore
 from judgify_engine.store.summary import SummaryReader
 from judgify_engine.store.tokens import TokenStore
 from judgify_engine.store.workflows import WorkflowStore
@@ -71,8 +75,10 @@ class Parts:
         rollups: Database,
         metrics: Metrics,
         figures: Callable[[], Awaitable[bytes]],
+        streams: Streams,
     ) -> None:
         """`figures`: what `/metrics` answers."""
+        self._streams = streams
         self._figures = figures
         self._config, self._judgments, self._rollups, self._metrics = config, judgments, rollups, metrics
         self.admission = Admission(config.http)
@@ -91,7 +97,7 @@ class Parts:
             self._judging, access, self.admission, self._available, EXECUTE_PATH, metrics, self._quarantine, quotas
         )
         self.routes = self._routes(access, quotas)
-        metrics.gauges += [self._gauges, self._verified, self._holder.gauges, self._quarantine.gauges]
+        metrics.gauges += [self._gauges, self._verified, self._holder.gauges, self._publisher.gauges, self._quarantine.gauges]
 
     def _build_followers(self) -> None:
         """Who follows the log, and what is done to the rollups."""
@@ -115,6 +121,11 @@ class Parts:
 
         sinks = (registry, hub, reconcile)
         self._holder = Holder(judgments, rollups, SlotStore, sinks, config.change, windows, self._metrics, began)
+        store = StreamStore(judgments, slot_of(config))
+        away = (asyncpg.PostgresError, *AWAY)
+        self._publisher = Publisher(
+            judgments, SlotStore, self._streams, store, config, self._metrics, lambda: self._holder.holding, away
+        )
         repairs = RepairStore(judgments, rollups, slot, windows, self._holder.snapshot)
         self._repair = RepairLoop(repairs, lambda: self._holder.changes, repaired)
 
@@ -140,6 +151,7 @@ class Parts:
             self._figures,
             lambda: any(queue.rows >= config.queue.max_rows for queue in self.queues),
             lambda: self._holder.state,
+            lambda: self._publisher.state,
             build_openapi(),
         )
         groups = (
@@ -168,6 +180,7 @@ class Parts:
         for database in {self._judgments, self._rollups}:
             tasks.create_task(database.watch(stop), name="database-watch")
         tasks.create_task(self._holder.run(stop), name="holder")
+        tasks.create_task(self._publisher.run(stop), name="publisher")
         tasks.create_task(self._hub.run(stop), name="hub")
         tasks.create_task(self._reconcile.run(stop), name="reconcile")
         tasks.create_task(self._repair.run(stop), name="repair")

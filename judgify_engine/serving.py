@@ -24,7 +24,7 @@ from judgify_engine.store.pool import Database
 from judgify_engine.store.tokens import TokenStore
 from judgify_engine.store.workflows import WorkflowStore
 from judgify_engine.supervisor import Supervisor
-from judgify_engine.worker import Stop, Worker, databases
+from judgify_engine.worker import Stop, Worker, databases, streams_of
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +105,9 @@ class Serving:
                 self._beside(tasks, url_of(http.host, port_of(found)), stop.now)
 
             metrics = Metrics()
-            parts = Parts(self._config, judgments, rollups, metrics, metrics.figures)
-            await Worker(self._config, parts, metrics).run(stop, sockets, beside)
+            async with streams_of(self._config) as streams:
+                parts = Parts(self._config, judgments, rollups, metrics, metrics.figures, streams)
+                await Worker(self._config, parts, metrics).run(stop, sockets, beside)
 
     async def many(self, processes: int, reload: Callable[[], Config]) -> None:
         """Serve in processes of our own, which this one looks after."""

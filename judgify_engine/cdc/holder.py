@@ -16,7 +16,9 @@ from typing import Any, Protocol
 import asyncpg
 
 from judgify_engine.cdc.replication import Replication
+from judgify_engine.cdc.role import Role
 from judgify_engine.cdc.waiting import first_of, slot_made
+from judgify_engine.cdc.watch import watch
 from judgify_engine.config import ChangeConfig
 from judgify_engine.core.healing import Blocker, Finding, Publication, Server, Slot, Stored, diagnose
 from judgify_engine.core.samples import Windows
@@ -89,8 +91,9 @@ class Holder:
         self.healing = ""
         """Why this process computes all rollups anew right now; empty: it does not."""
         self._waits_for = ""
-        self.trouble = ""
-        """Why the log cannot be read here; empty: it is read, here or by another process."""
+        self._role = Role(
+            "reading the log", self._turn, self._let_go, self._pause_s, (asyncpg.PostgresError, *AWAY), self._passed
+        )
 
     @property
     def state(self) -> str:
@@ -147,52 +150,38 @@ class Holder:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Hold, or wait to hold, until `stop`."""
-        stopped = asyncio.create_task(stop.wait(), name="holder-stop")
-        told = ""
-        try:
-            while not stop.is_set():
-                session = asyncio.create_task(self._session(), name="holder-session")
-                await asyncio.wait((session, stopped), return_when=asyncio.FIRST_COMPLETED)
-                session.cancel()  # does nothing to one that is done
-                held = self.holding
-                self._let_go()
-                try:
-                    await session
-                    told, self._healings = "", 0  # another process holds it
-                except asyncio.CancelledError:
-                    if not stop.is_set():
-                        raise
-                except Corrupt as error:
-                    # Nothing may be counted wrongly, and nothing is gained by reading the same again.
-                    log.critical("the log could not be understood; the rollups are computed anew", extra={"reason": str(error)})
-                    self._start_over = str(error)[:300]
-                except (JudgifyError, asyncpg.PostgresError, *AWAY) as error:
-                    reason = str(error)[:300] or type(error).__name__
-                    if held or reason != told:  # the same again and again is told once
-                        log.warning("the log cannot be read and is tried again", extra={"reason": reason})
-                    told = reason
-                except Exception as error:  # judging goes on, whatever happens to its rollups
-                    reason = f"{type(error).__name__}: {error}"[:300]
-                    if reason != told:
-                        log.exception("reading the log failed and is tried again")
-                    told = reason
-                self.trouble = told
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), self._pause_s())
-        finally:
-            stopped.cancel()
+        await self._role.run(stop)
 
-    def _let_go(self) -> None:
-        if self.holding and asyncio.get_running_loop().time() - self._began_s >= STEADY_S:
+    @property
+    def trouble(self) -> str:
+        """Why the log cannot be read here; empty: it is read, here or by another process."""
+        return self._role.trouble
+
+    def _passed(self) -> None:
+        self._healings = 0
+
+    def _let_go(self) -> bool:
+        held = self.holding
+        if held and asyncio.get_running_loop().time() - self._began_s >= STEADY_S:
             self._healings = 0
         self.holding, self._changes, self._slot, self.healing = False, None, None, ""
         self._metrics.slot_held = 0
+        return held
 
     def _pause_s(self) -> float:
         """Longer from one healing to the next that did not help: each reads the whole table."""
         if self._healings < 2:
             return self._config.takeover_interval_s
         return max(self._config.takeover_interval_s, min(2.0 ** (self._healings - 2), LONGEST_PAUSE_S))
+
+    async def _turn(self) -> None:
+        try:
+            await self._session()
+        except Corrupt as error:
+            # Nothing may be counted wrongly, and nothing is gained by reading the same again.
+            log.critical("the log could not be understood; the rollups are computed anew", extra={"reason": str(error)})
+            self._start_over = str(error)[:300]
+            raise Unavailable("the log could not be understood") from error
 
     async def _session(self) -> None:
         """One try: returns at once when another process holds the slot, raises when the stream ends."""
@@ -219,7 +208,7 @@ class Holder:
 
     def _begin(self, changes: ChangeLoop, healed: bool) -> None:
         self._changes, self._began_s = changes, asyncio.get_running_loop().time()
-        self.holding, self.trouble, self.healing = True, "", ""
+        self.holding, self.healing = True, ""
         self._metrics.slot_held = 1
         self._began(healed)
 
@@ -228,20 +217,13 @@ class Holder:
         if not self._limit_told and await slots.unlimited():
             log.warning("the server keeps log for the slot without a limit; set max_slot_wal_keep_size, see README.md")
         self._limit_told = True
-        while True:
-            slot = await slots.slot()
-            if slot is None or slot.is_lost:
-                raise Unavailable("the slot is gone" if slot is None else "the slot was lost: the server removed log it needs")
-            if await slots.publication() != published:
-                raise Unavailable("the publication was altered")
-            self._slot = slot
-            if slot.danger != self._danger and slot.danger is not None:
-                log.warning("the slot may be lost soon", extra={"reason": slot.danger, "retained_bytes": slot.retained_bytes})
-            self._danger = slot.danger
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(slots.gone.wait(), self._config.watch_interval_s)
-                # A server that stops waits for its stream to be read to the end, or to be left.
-                raise Unavailable("the server ended our connection")
+        await watch(slots, published, self._config.watch_interval_s, self._look_at)
+
+    def _look_at(self, slot: Slot) -> None:
+        self._slot = slot
+        if slot.danger != self._danger and slot.danger is not None:
+            log.warning("the slot may be lost soon", extra={"reason": slot.danger, "retained_bytes": slot.retained_bytes})
+        self._danger = slot.danger
 
     async def _ensure_slot(self, stream: Replication, slots: Slots, store: RollupStore) -> tuple[Position, Publication, bool]:
         """The position to go on from, what is published, and whether all was made anew because they did not belong together."""

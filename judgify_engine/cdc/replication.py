@@ -23,6 +23,7 @@ from judgify_engine.wire.pgoutput import MARK
 log = logging.getLogger(__name__)
 
 HOLDER_LOCK = 0x6A756467_00000003
+PUBLISHER_LOCK = 0x6A756467_00000005
 CONNECT_TIMEOUT_S = 5
 STATUS_INTERVAL_S = 10
 NOTICE_END_MS = 1000
@@ -57,9 +58,9 @@ class Replication:
             raise DatabaseUnavailable(f"no replication connection: {str(error).strip()}") from error
         self._cursor = self._connection.cursor()
 
-    async def take_lock(self) -> bool:
-        """Become the holder, if nobody else is."""
-        return bool((await self.command(f"SELECT pg_try_advisory_lock({HOLDER_LOCK})"))[0])
+    async def take_lock(self, lock: int = HOLDER_LOCK) -> bool:
+        """Become the one who may, if nobody else is."""
+        return bool((await self.command(f"SELECT pg_try_advisory_lock({lock})"))[0])
 
     async def command(self, sql: str) -> Any:
         """Run one command of the replication protocol, or SQL; return its first row. Raises DatabaseUnavailable."""
@@ -118,13 +119,13 @@ class Replication:
         row = await self.command(f"CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')")
         return parse_lsn(row[1]), str(row[2])
 
-    async def start(self, slot: str, publication: str) -> None:
-        """Begin to stream from what was last confirmed. Raises DatabaseUnavailable."""
+    async def start(self, slot: str, publication: str, lsn: int = 0) -> None:
+        """Begin to stream from what was last confirmed, or from `lsn` if that is later. Raises DatabaseUnavailable."""
         options = f"proto_version '1', publication_names '{publication}', binary 'true', messages 'true'"
 
         def start() -> None:
             self._cursor.start_replication_expert(
-                f"START_REPLICATION SLOT {slot} LOGICAL 0/0 ({options})".encode(),
+                f"START_REPLICATION SLOT {slot} LOGICAL {format_lsn(lsn)} ({options})".encode(),
                 decode=False,
                 status_interval=STATUS_INTERVAL_S,
             )

@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"          {name}: {state}")
     if "log_reader" in ready:
         print(f"          log reader: {ready['log_reader']}")
+    if "publisher" in ready:
+        print(f"          streams: {ready['publisher']}")
     return max(0 if ready.get("ready") else 1, asyncio.run(_database(config)))
 
 

@@ -12,7 +12,7 @@ from judgify_engine.observe.metrics import Metrics
 from judgify_engine.observe.siblings import Siblings
 from judgify_engine.parts import Parts
 from judgify_engine.serving import run_on_loop
-from judgify_engine.worker import Stop, Worker, databases
+from judgify_engine.worker import Stop, Worker, databases, streams_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,8 +50,8 @@ async def _serve(end: socket.socket) -> None:
 
     obeying = asyncio.create_task(_obey(line, stop, siblings), name="control")
     try:
-        async with databases(config, orders.dsn) as (judgments, rollups):
-            parts = Parts(config, judgments, rollups, metrics, siblings.figures)
+        async with databases(config, orders.dsn) as (judgments, rollups), streams_of(config) as streams:
+            parts = Parts(config, judgments, rollups, metrics, siblings.figures, streams)
             await Worker(config, parts, metrics).run(stop, sockets, beside)
     finally:
         obeying.cancel()

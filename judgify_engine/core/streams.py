@@ -8,6 +8,8 @@ JUDGMENTS = tuple(f"judgify-stream-{number}" for number in range(PARTITIONS))
 """Every change of what is published, by tenant, in the order of the log."""
 DASHBOARDS = tuple(f"dashboard-stream-{number}" for number in range(PARTITIONS))
 """What each rollup added, by tenant: what the dashboards of a tenant are made of."""
+OWNER = "judgify-stream-owner"
+"""Whose log the ids in `JUDGMENTS` are places of."""
 ALERTS = "alert-stream"
 METRICS = "metrics-stream"
 """Figures of each process, every few seconds."""

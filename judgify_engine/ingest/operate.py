@@ -27,10 +27,12 @@ class OperateRoutes:
         figures: Callable[[], Awaitable[bytes]],
         queues_full: Callable[[], bool],
         log_reader: Callable[[], str],
+        publisher: Callable[[], str],
         openapi: bytes,
     ) -> None:
         self._database, self._admission = database, admission
         self._queues_full, self._log_reader = queues_full, log_reader
+        self._publisher = publisher
         self._openapi = openapi
         self._figures = figures
 
@@ -54,7 +56,7 @@ class OperateRoutes:
             "queues": "ok" if not self._queues_full() else "a queue is full",
         }
         ready = all(state == "ok" for state in checks.values())
-        body = {"ready": ready, "checks": checks, "log_reader": self._log_reader()}
+        body = {"ready": ready, "checks": checks, "log_reader": self._log_reader(), "publisher": self._publisher()}
         return _json(body, 200 if ready else 503)
 
     async def _probe(self) -> str:

@@ -58,6 +58,7 @@ class Metrics(Collector):
         self.commit = Histogram()
         self.answer = Histogram()
         self.rollup = Histogram()
+        self.publish = Histogram()
         self.push = Histogram()
         self.loop_lag = Histogram()
         self.batch_rows = Histogram(ROWS)
@@ -75,6 +76,11 @@ class Metrics(Collector):
         self.wal_end_lsn = 0
         self.oldest_waiting_commit_us = 0
         """When the oldest change that is decoded and not rolled up was committed; 0: there is none."""
+        self.published = 0
+        self.publish_skipped = 0
+        self.publishing = 0
+        self.published_lsn = 0
+        self.publish_wal_end_lsn = 0
         self.reconciled_rows = 0
         self.differences_open = 0
         self.push_messages = 0
@@ -108,7 +114,7 @@ class Metrics(Collector):
             "Time that a judgment, a batch or a change spends in a stage.",
             labels=["stage"],
         )
-        for stage in ("admit", "decode", "judge", "queue", "commit", "answer", "rollup", "push"):
+        for stage in ("admit", "decode", "judge", "queue", "commit", "answer", "rollup", "publish", "push"):
             histogram: Histogram = getattr(self, stage)
             stages.add_metric([stage], histogram.cumulative(), histogram.sum)
         yield stages
@@ -160,6 +166,11 @@ class Metrics(Collector):
                 self.commits_resolved,
             ),
             (
+                "judgify_published_entries",
+                "Entries appended to the streams of judgments.",
+                self.published,
+            ),
+            (
                 "judgify_reconciled_rows",
                 "Judgments read from the table to be compared with the rollups.",
                 self.reconciled_rows,
@@ -177,6 +188,7 @@ class Metrics(Collector):
                 family.add_metric(list(labels.values()), value)
         yield from families.values()
         yield GaugeMetricFamily("judgify_slot_held", "1 in the process that reads the log.", self.slot_held)
+        yield GaugeMetricFamily("judgify_publishing", "1 in the process that fills the streams.", self.publishing)
         if self.slot_held:
             name, text = "judgify_reconciliation_differences", "Ranges in which rollups and table differ."
             yield GaugeMetricFamily(name, text, self.differences_open)

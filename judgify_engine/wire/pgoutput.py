@@ -59,7 +59,8 @@ _commit = Struct(">cBQQq").unpack
 _truncate = Struct(">cIB").unpack_from
 
 
-def _jsonb(data: bytes) -> str:
+def jsonb_text(data: bytes) -> str:
+    """The JSON in a `jsonb` in binary. Raises Corrupt."""
     if data[:1] != b"\x01":
         raise Corrupt(f"jsonb of version {data[:1]!r}")
     return data[1:].decode()
@@ -77,16 +78,22 @@ _READERS: dict[int, Callable[[bytes], Any]] = {
     701: lambda data: _float8(data)[0],
     1043: bytes.decode,  # varchar
     1184: lambda data: _int8(data)[0] + POSTGRES_EPOCH_US,  # timestamptz
-    3802: _jsonb,
+    3802: jsonb_text,
 }
 
 
 class Decoder:
     """Turns messages into events. Keeps what the stream says about its tables, and where in a transaction it is."""
 
-    def __init__(self, wanted: Mapping[str, frozenset[str] | None]) -> None:
-        """`wanted`: the columns of interest per table (None: all); changes of other tables come without values."""
+    def __init__(
+        self, wanted: Mapping[str, frozenset[str] | None], readers: Mapping[int, Callable[[bytes], Any]] | None = None
+    ) -> None:
+        """`wanted`: the columns of interest per table (None: all); changes of other tables come without values.
+
+        `readers`: by type OID; columns of other types are passed over. Without: values as `Change` describes them.
+        """
         self._wanted = wanted
+        self._readers = readers
         self._relations: dict[int, _Relation] = {}
         self._commit_lsn = 0
         self._commit_time_us = 0
@@ -185,9 +192,12 @@ class Decoder:
             (type_oid,) = _u32(message, offset)
             offset += 8
             is_wanted = wanted is None or name in wanted
-            columns.append(_Column(name, _READERS.get(type_oid, bytes) if is_wanted else None))
+            columns.append(_Column(name, self._reader(type_oid) if is_wanted else None))
         _expect_end(message, offset)
         self._relations[oid] = _Relation(table, tuple(columns))
+
+    def _reader(self, type_oid: int) -> Callable[[bytes], Any] | None:
+        return _READERS.get(type_oid, bytes) if self._readers is None else self._readers.get(type_oid)
 
 
 def _read_row(message: bytes, offset: int, relation: _Relation) -> tuple[dict[str, Any], int]:

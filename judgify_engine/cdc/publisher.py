@@ -1,0 +1,290 @@
+"""Who fills the streams: one process at a time, over a slot of its own, by a lock that PostgreSQL frees when that process dies.
+
+A session begins where the streams end. Where they lack what they had (emptied, another server in their place), the groups are
+put back to where they stood, and the log is read again from what the slowest of them needs. Where the slot itself is gone or
+was moved, changes are missing: a new one is made, and judgments of which no entry was made are put in from the table.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from judgify_engine.cdc.holder import PUBLICATION, Slots
+from judgify_engine.cdc.replication import PUBLISHER_LOCK, Replication
+from judgify_engine.cdc.role import Role
+from judgify_engine.cdc.waiting import first_of, slot_made
+from judgify_engine.cdc.watch import watch
+from judgify_engine.config import Config
+from judgify_engine.core.healing import Finding, Publication, Server, Slot, diagnose
+from judgify_engine.core.stream_state import Checkpoint, GroupKey, StreamState
+from judgify_engine.core.streams import JUDGMENTS, OWNER
+from judgify_engine.errors import Corrupt, Overloaded, Unavailable
+from judgify_engine.observe.metrics import Metrics
+from judgify_engine.pipeline.publish_loop import PublishLoop
+from judgify_engine.pipeline.stream_upkeep import StreamUpkeep
+from judgify_engine.pipeline.streams import Streams
+from judgify_engine.units import START, Position
+
+log = logging.getLogger(__name__)
+
+UNWANTED_S = 2.0
+"""How often it is looked whether streams are wanted, where nobody else could read them."""
+OWNED_S = 10 * 365 * 86_400.0
+DEMAND_TIMEOUT_S = 15.0
+
+
+def slot_of(config: Config) -> str:
+    """The name of the slot that the streams are filled from."""
+    return f"{config.change.slot[:55]}_streams"
+
+
+class Sessions(Protocol):
+    """The database with the judgments."""
+
+    dsn: str
+
+    def session(self) -> contextlib.AbstractAsyncContextManager[Any]: ...
+
+
+class Memory(Protocol):
+    """What is remembered of the streams; see store/streams."""
+
+    async def state(self) -> StreamState | None: ...
+    async def save(self, state: StreamState, groups: Mapping[GroupKey, Position] | None) -> None: ...
+    async def groups(self) -> dict[GroupKey, Position]: ...
+    async def skipped(self, key: GroupKey, start: Position, end: Position, why: str) -> None: ...
+    async def gap(self, reason: str, details: Mapping[str, Any], start: int | None, end: int, refilled: int) -> None: ...
+    async def checkpoint(self) -> Checkpoint: ...
+    async def any_actions(self) -> bool: ...
+    async def refill(
+        self, streams: Streams, snapshot: str, checkpoint: Checkpoint, lsn: int, last: Sequence[Position]
+    ) -> tuple[list[Position], int]: ...
+
+
+class Publisher:
+    """Tries to fill the streams, for as long as the process lives. `slots`: over a connection to the judgments' database."""
+
+    def __init__(
+        self,
+        judgments: Sessions,
+        slots: Callable[[Any, str, str], Slots],
+        streams: Streams,
+        memory: Memory,
+        config: Config,
+        metrics: Metrics,
+        reads_log: Callable[[], bool],
+        away: tuple[type[BaseException], ...],
+    ) -> None:
+        """`memory`: of the slot `slot_of(config)`. `away`: how the database's errors look.
+
+        `reads_log`: whether this process has the other role; it then leaves this one to others for a moment.
+        """
+        self._judgments, self._slots, self._streams = judgments, slots, streams
+        self._config, self._metrics, self._reads_log = config, metrics, reads_log
+        self.slot_name = slot_of(config)
+        self._store = memory
+        self._role = Role("filling the streams", self._turn, self._let_go, self._pause_s, away)
+        self._upkeep: StreamUpkeep | None = None
+        self._filling = asyncio.Event()
+        self._wanted = streams.shared
+        self._start_over = ""
+        self._waits_for = ""
+        self._polite = True
+
+    @property
+    def state(self) -> str:
+        """In words, for people."""
+        if self._filling.is_set():
+            return "this process"
+        if not self._wanted:
+            return "not needed"
+        if self._waits_for:
+            return f"this process, waiting for {self._waits_for} to end"
+        return f"failing: {self._role.trouble}" if self._role.trouble else "standby"
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Fill, or wait to fill, until `stop`."""
+        await self._role.run(stop)
+
+    async def demand(self) -> None:
+        """From now on the streams are wanted here; returns when they are filled. Raises Overloaded if that takes too long."""
+        self._wanted = True
+        if self._streams.shared:
+            return  # they always are
+        try:
+            async with asyncio.timeout(DEMAND_TIMEOUT_S):
+                await self._filling.wait()
+        except TimeoutError:
+            raise Overloaded("the streams that actions need are not filled yet; try again", retry_after_s=5) from None
+
+    def gauges(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
+        """For `/metrics`, in the process that fills the streams."""
+        upkeep = self._upkeep
+        if upkeep is None:
+            return
+        lag = max(0, self._metrics.publish_wal_end_lsn - self._metrics.published_lsn)
+        yield "judgify_publish_lag_bytes", "Log read that is not in the streams yet.", {}, lag
+        yield from upkeep.gauges()
+
+    def _let_go(self) -> bool:
+        held = self._filling.is_set()
+        self._filling.clear()
+        self._upkeep = None
+        self._metrics.publishing = 0
+        return held
+
+    def _pause_s(self) -> float:
+        return self._config.change.takeover_interval_s if self._wanted else UNWANTED_S
+
+    async def _turn(self) -> None:
+        try:
+            await self._session()
+        except Corrupt as error:
+            log.critical("the log could not be understood; the streams get a new slot", extra={"reason": str(error)})
+            self._start_over = str(error)[:300]
+            raise Unavailable("the log could not be understood") from error
+
+    async def _session(self) -> None:
+        """One try: returns at once when another process fills them, raises when it cannot be done."""
+        if not self._streams.shared:
+            self._wanted = self._wanted or await self._store.any_actions()
+            if not self._wanted:
+                return
+        if self._reads_log() and self._polite:  # the two roles are better held by two processes, where there are two
+            self._polite = False
+            return
+        last = await self._streams.last(JUDGMENTS)  # before anything else: nothing can be done without them
+        stream = Replication(self._judgments.dsn)
+        try:
+            await stream.connect()
+            if not await stream.take_lock(PUBLISHER_LOCK):
+                self._polite = True
+                return
+            async with self._judgments.session() as watched:
+                slots = self._slots(watched, self.slot_name, PUBLICATION)
+                await self._fill(stream, slots, last, watched)
+        finally:
+            stream.close()
+
+    async def _fill(self, stream: Replication, slots: Slots, last: list[Position], watched: Any) -> None:
+        server = await stream.identify()
+        slot, published, state = await slots.slot(), await slots.publication(), await self._store.state()
+        if slot is not None and not slot.ours:
+            raise Unavailable(f"the replication slot {self.slot_name} belongs to another database of this server")
+        if published.wrong is not None:
+            raise Unavailable(f"the publication cannot be used: {published.wrong}; who reads the log for the rollups mends it")
+        await self._own(server, state, last)
+        finding = diagnose(server, slot, published, state and state.stored, together=True, used=False)
+        if self._start_over:
+            finding = Finding("corrupt", {"message": self._start_over})
+        if finding is not None:
+            state = await self._heal(stream, slots, finding, server, slot, published, state, last)
+            last, start = list(state.last), state.server.wal_lsn
+        else:
+            assert state is not None
+            assert slot is not None
+            start = await self._where(slot, state, last)
+        await stream.mark()
+        await stream.start(self.slot_name, PUBLICATION, start)
+        facts = {"slot": self.slot_name, "from_lsn": start, "healed": finding is not None}
+        log.info("filling the streams", extra=facts)
+        loop = PublishLoop(stream, self._streams, last, start, self._metrics)
+        progress = Progress(self._store, server, published, state.checkpoint)
+        self._upkeep = StreamUpkeep(loop, stream, self._streams, progress, self._config.streams)
+        self._metrics.publishing = 1
+        self._filling.set()
+        watching = watch(slots, published, self._config.change.watch_interval_s, lambda _: None)
+        loops = {"publish-loop": loop.run(), "stream-upkeep": self._upkeep.run(), "stream-slot-watch": watching}
+        await first_of(loops, watched.terminate)
+
+    async def _own(self, server: Server, state: StreamState | None, last: Sequence[Position]) -> None:
+        """See that the streams are ours: their ids are places in the log of one server."""
+        ours = f"{server.system_identifier}/{self.slot_name}"
+        known = {ours} if state is None else {ours, f"{state.server.system_identifier}/{self.slot_name}"}
+        found = await self._streams.get(OWNER)
+        owner = None if found is None else found.decode(errors="replace")
+        if (owner is None and state is None and any(one > START for one in last)) or (owner is not None and owner not in known):
+            raise Unavailable(
+                "the streams of this Redis belong to another engine's database; name another Redis, or another database of"
+                f" it, or remove the keys judgify-stream-* and {OWNER} if they are of no use any more"
+            )
+        await self._streams.put(OWNER, ours.encode(), OWNED_S)
+
+    async def _where(self, slot: Slot, state: StreamState, last: Sequence[Position]) -> int:
+        """The LSN to go on from. Where streams lack entries, the groups are made again: before anything is put in."""
+        cut = state.cut(last)
+        if not cut:
+            return max(slot.confirmed_lsn, state.server.wal_lsn)
+        log.warning(
+            "streams lack entries and are filled again from the log", extra={"streams": cut, "shared": self._streams.shared}
+        )
+        for (name, group), floor in (await self._store.groups()).items():
+            if name not in cut:
+                continue
+            await self._streams.make_group(name, group, floor)
+            if floor.lsn < slot.confirmed_lsn and floor < state.last[JUDGMENTS.index(name)]:
+                end = Position(slot.confirmed_lsn, 0)
+                facts = {"stream": name, "group": group, "after": str(floor), "up_to": str(end)}
+                log.error("what a group had not read is gone with Redis: it was too far behind", extra=facts)
+                await self._store.skipped(
+                    (name, group), floor, end, "Redis was emptied, and the log kept no longer reached so far"
+                )
+        return slot.confirmed_lsn
+
+    async def _heal(
+        self, stream: Replication, slots: Slots, finding: Finding, server: Server, slot: Slot | None, published: Publication,
+        state: StreamState | None, last: list[Position],
+    ) -> StreamState:  # fmt: skip
+        """A new slot; and entries for judgments that the streams have not heard of, as far as that can be known."""
+        facts = {"slot": self.slot_name, "reason": finding.reason, "details": finding.details}
+        log.log(
+            logging.INFO if finding.reason == "first" else logging.WARNING, "making a new slot for the streams", extra=facts
+        )
+        if slot is not None:
+            await slots.drop()
+        making = stream.create_slot(self.slot_name)
+        lsn, snapshot = await slot_made(making, lambda: slots.blockers(stream.pid), self._tell_waiting)
+        refilled = 0
+        if finding.reason == "restored":
+            await self._streams.empty(JUDGMENTS)
+            last = [START] * len(JUDGMENTS)
+        elif state is not None and state.checkpoint is not None:
+            for (name, group), floor in (await self._store.groups()).items():
+                await self._streams.make_group(name, group, floor)
+            last, refilled = await self._store.refill(self._streams, snapshot, state.checkpoint, lsn, last)
+        new = StreamState(Server(server.system_identifier, server.timeline, lsn), published.fingerprint, last, None)
+        await self._store.save(new, {} if finding.reason == "restored" else None)
+        if state is not None:
+            await self._store.gap(finding.reason, finding.details, state.server.wal_lsn, lsn, refilled)
+        self._start_over = ""
+        return new
+
+    def _tell_waiting(self, for_whom: str) -> None:
+        self._waits_for = for_whom
+
+
+class Progress:
+    """Where the upkeep writes down how far the streams are: what belongs to it does not change in a session."""
+
+    def __init__(self, store: Memory, server: Server, published: Publication, checkpoint: Checkpoint | None) -> None:
+        self._store, self._server, self._publication = store, server, published.fingerprint
+        self._checkpoint = checkpoint
+        self._next: Checkpoint | None = None
+
+    async def save(self, published: int, last: Sequence[Position], groups: Mapping[GroupKey, Position]) -> None:
+        """In one transaction."""
+        server = self._server._replace(wal_lsn=published)
+        await self._store.save(StreamState(server, self._publication, list(last), self._checkpoint), groups)
+
+    async def mark_checkpoint(self, reached_lsn: int) -> None:
+        """Remember a snapshot of which all is in the streams, and take the next one."""
+        if self._next is not None and reached_lsn >= self._next.lsn:
+            self._checkpoint, self._next = self._next, None
+        if self._next is None:
+            self._next = await self._store.checkpoint()
+
+    async def skipped(self, key: GroupKey, start: Position, end: Position, why: str) -> None:
+        """A group was made to skip what lies between."""
+        await self._store.skipped(key, start, end, why)

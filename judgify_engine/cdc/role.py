@@ -1,0 +1,67 @@
+"""What only one process does at a time, tried again and again: reading the log for the rollups, or for the streams.
+
+Each try is a session: it returns at once where another process has the role, and raises when it fails. A session that ends is
+let go of before the next one begins.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from judgify_engine.errors import JudgifyError
+
+log = logging.getLogger(__name__)
+
+
+class Role:
+    """`what` is done, for the log; `let_go` is called after each session and tells whether it had the role."""
+
+    def __init__(
+        self,
+        what: str,
+        session: Callable[[], Coroutine[Any, Any, None]],
+        let_go: Callable[[], bool],
+        pause_s: Callable[[], float],
+        away: tuple[type[BaseException], ...],
+        passed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`away`: errors to be expected, beside our own. `passed` is called when another process has the role."""
+        self._what, self._session, self._let_go, self._pause_s, self._passed = what, session, let_go, pause_s, passed
+        self._expected: tuple[type[BaseException], ...] = (JudgifyError, *away)
+        self.trouble = ""
+        """Why it cannot be done here; empty: it is done, here or by another process."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Have it, or wait to have it, until `stop`."""
+        stopped = asyncio.create_task(stop.wait(), name=f"{self._what}-stop")
+        told = ""
+        try:
+            while not stop.is_set():
+                session = asyncio.create_task(self._session(), name=f"{self._what}-session")
+                await asyncio.wait((session, stopped), return_when=asyncio.FIRST_COMPLETED)
+                session.cancel()  # does nothing to one that is done
+                held = self._let_go()
+                try:
+                    await session
+                    told = ""
+                    self._passed()
+                except asyncio.CancelledError:
+                    if not stop.is_set():
+                        raise
+                except self._expected as error:
+                    reason = str(error)[:300] or type(error).__name__
+                    if held or reason != told:  # the same again and again is told once
+                        log.warning("this failed and is tried again", extra={"task": self._what, "reason": reason})
+                    told = reason
+                except Exception as error:  # judging goes on, whatever happens here
+                    reason = f"{type(error).__name__}: {error}"[:300]
+                    if reason != told:
+                        log.exception("this failed and is tried again", extra={"task": self._what})
+                    told = reason
+                self.trouble = told
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), self._pause_s())
+        finally:
+            stopped.cancel()

@@ -1,0 +1,41 @@
+"""What is remembered of the streams, to know later whether they, and the slot behind them, are still what they were. Pure."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from judgify_engine.core.healing import Server, Stored
+from judgify_engine.core.streams import JUDGMENTS
+from judgify_engine.units import Position
+
+GroupKey = tuple[str, str]
+"""stream, group."""
+
+
+class Checkpoint(NamedTuple):
+    """A snapshot of the database (as `pg_snapshot` is written): all that it shows was committed before `lsn`."""
+
+    snapshot: str
+    lsn: int
+
+
+class StreamState(NamedTuple):
+    """Up to where the streams are filled, and what that belongs to."""
+
+    server: Server
+    """Its `wal_lsn`: all that was committed before is in the streams."""
+    publication: str
+    """Its fingerprint."""
+    last: Sequence[Position]
+    """The last entry of each of `JUDGMENTS`."""
+    checkpoint: Checkpoint | None
+    """All that it shows is in the streams."""
+
+    @property
+    def stored(self) -> Stored:
+        """As a position that a slot can be held against."""
+        position = Position(self.server.wal_lsn, 0)
+        return Stored(position, self.server.system_identifier, self.server.timeline, self.publication)
+
+    def cut(self, last: Sequence[Position]) -> list[str]:
+        """The streams that lack entries which they had, as they end at `last` now."""
+        return [name for name, was, now in zip(JUDGMENTS, self.last, last, strict=True) if now < was]

@@ -1,0 +1,177 @@
+"""What goes on beside publishing: how far each group is, what may be trimmed, what the server may forget, and what the end of
+the room means.
+
+The server keeps the log from where the slowest group stands (`confirm`), so emptied streams can be filled again from there; and
+what groups have seen to is written to PostgreSQL first, so that they can be put back to where they stood. Both are bounded: by
+`keep_log_bytes` the log (beyond it a group is no longer safe from an emptied Redis), by `max_bytes` the streams (beyond it the
+group that is furthest behind skips a part). Either is said loudly: in the log, in `/metrics`, in the table.
+"""
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from judgify_engine.config import StreamsConfig
+from judgify_engine.core.stream_state import GroupKey
+from judgify_engine.core.streams import JUDGMENTS
+from judgify_engine.errors import StreamCut
+from judgify_engine.pipeline.ports import ChangeSource
+from judgify_engine.pipeline.publish_loop import PublishLoop
+from judgify_engine.pipeline.streams import Group, Streams
+from judgify_engine.units import MIB, Position
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 1.0
+SETTLED_S = 10.0
+"""What was appended so long ago, and is there, will not get lost in a failover of Redis."""
+BOUND_EVERY_S = 5.0
+SAVE_BYTES = 1 * MIB
+"""Log of others after which the place is written down, though nothing was appended."""
+SPARE = 0.05
+"""The share of the room that is made free beyond what is needed, when a group must skip: not at once again."""
+WARN_AT = 0.8
+
+
+class Progress(Protocol):
+    """Where it is written down."""
+
+    async def save(self, published: int, last: Sequence[Position], groups: Mapping[GroupKey, Position]) -> None: ...
+    async def mark_checkpoint(self, reached_lsn: int) -> None: ...
+    async def skipped(self, key: GroupKey, start: Position, end: Position, why: str) -> None: ...
+
+
+class StreamUpkeep:
+    """Looks after the streams that `loop` fills, as long as it does."""
+
+    def __init__(
+        self, loop: PublishLoop, source: ChangeSource, streams: Streams, progress: Progress, config: StreamsConfig
+    ) -> None:
+        self._loop, self._source, self._streams, self._progress, self._config = loop, source, streams, progress, config
+        self._groups: dict[GroupKey, Group] = {}
+        self._saved: tuple[list[Position], dict[GroupKey, Position]] = ([], {})
+        self._saved_lsn = self._confirmed_lsn = 0
+        self._settling: deque[tuple[float, int]] = deque()
+        self._trimmed: tuple[list[Position], dict[GroupKey, Position]] = ([], {})
+        self._bounded_s = 0.0
+        self._bytes = 0
+        self._unsafe: set[GroupKey] = set()
+        self._warned = False
+        self.skips: Counter[str] = Counter()
+        """How often each group was made to skip."""
+
+    async def run(self) -> None:
+        """Until cancelled. Raises StreamCut when a stream lacks entries that it had."""
+        while True:
+            await self._look()
+            await asyncio.sleep(EVERY_S)
+
+    async def _look(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        last, published = list(self._loop.last), self._loop.published
+        for stream, known, found in zip(JUDGMENTS, last, await self._streams.last(JUDGMENTS), strict=True):
+            if found < known:
+                raise StreamCut(f"{stream} ends at {found}, but had got {known}", stream=stream)
+        self._groups = await self._read_groups()
+        floors = {key: group.floor for key, group in self._groups.items()}
+        await self._save(published, last, floors)
+        self._settling.append((now_s, published))
+        self._confirm(now_s, last)
+        if now_s - self._bounded_s >= BOUND_EVERY_S:
+            self._bounded_s = now_s
+            await self._trim(last, floors)
+            await self._bound(last)
+
+    async def _read_groups(self) -> dict[GroupKey, Group]:
+        found = await asyncio.gather(*[self._streams.groups(stream) for stream in JUDGMENTS])
+        return {(stream, group.name): group for stream, groups in zip(JUDGMENTS, found, strict=True) for group in groups}
+
+    async def _save(self, published: int, last: list[Position], floors: dict[GroupKey, Position]) -> None:
+        if (last, floors) != self._saved or published - self._saved_lsn >= SAVE_BYTES:
+            await self._progress.mark_checkpoint(self._loop.reached)
+            await self._progress.save(published, last, floors)
+            self._saved, self._saved_lsn = (last, floors), published
+
+    def _confirm(self, now_s: float, last: list[Position]) -> None:
+        """Let the server forget what is settled and what all groups have seen to."""
+        while len(self._settling) > 1 and self._settling[1][0] <= now_s - SETTLED_S:
+            self._settling.popleft()
+        since_s, settled = self._settling[0]
+        if since_s > now_s - SETTLED_S:
+            return
+        lsn = settled = min(settled, self._saved_lsn)
+        behind = {key: group for key, group in self._groups.items() if _is_behind(group, last[JUDGMENTS.index(key[0])])}
+        for group in behind.values():
+            lsn = min(lsn, group.floor.lsn)
+        least = settled - self._config.keep_log_bytes
+        self._tell_unsafe({key for key, group in behind.items() if group.floor.lsn < least})
+        lsn = max(lsn, least)
+        if lsn > self._confirmed_lsn:
+            self._source.confirm(lsn)
+            self._confirmed_lsn = lsn
+
+    def _tell_unsafe(self, unsafe: set[GroupKey]) -> None:
+        for stream, group in sorted(unsafe - self._unsafe):
+            facts = {"stream": stream, "group": group, "keep_log_bytes": self._config.keep_log_bytes}
+            log.warning("a group is so far behind that an emptied Redis could not be filled again for it", extra=facts)
+        self._unsafe = unsafe
+
+    async def _trim(self, last: list[Position], floors: dict[GroupKey, Position]) -> None:
+        if (last, floors) == self._trimmed:
+            return
+        for stream in JUDGMENTS:
+            await self._streams.trim(stream, self._config.keep_entries)
+        self._trimmed = (last, floors)
+
+    async def _bound(self, last: list[Position]) -> None:
+        """Where the streams are too large, have the group that is furthest behind skip a part of what it has not read."""
+        self._bytes = await self._streams.size_bytes(JUDGMENTS)
+        share = self._bytes / self._config.max_bytes
+        behind = {key: group for key, group in self._groups.items() if _is_behind(group, last[JUDGMENTS.index(key[0])])}
+        if share >= WARN_AT and behind and not self._warned:
+            facts = {"bytes": self._bytes, "max_bytes": self._config.max_bytes, "groups": sorted({key[1] for key in behind})}
+            log.warning("the streams are nearly full of what groups have not read", extra=facts)
+        self._warned = share >= WARN_AT
+        if share < 1 or not behind:
+            return
+        backlog: Counter[str] = Counter()
+        for (_, name), group in behind.items():
+            backlog[name] += group.waiting + group.pending
+        slowest = backlog.most_common(1)[0][0]
+        self.skips[slowest] += 1
+        for key, group in behind.items():
+            if key[1] == slowest:
+                await self._skip(key, group.floor, last[JUDGMENTS.index(key[0])])
+
+    async def _skip(self, key: GroupKey, floor: Position, last: Position) -> None:
+        oldest = await self._streams.after(key[0], floor, 1)
+        start = oldest[0].id.lsn if oldest else floor.lsn
+        share = 1 - self._config.max_bytes / self._bytes + SPARE  # ids are places in the log: as much of it as of the bytes
+        end = Position(start + max(1, int((last.lsn - start) * min(share, 1.0))), 0)
+        why = f"the streams took {self._bytes} bytes of streams.max_bytes ({self._config.max_bytes})"
+        facts = {"stream": key[0], "group": key[1], "after": str(floor), "up_to": str(end), "reason": why}
+        log.error("a group that is too far behind was made to skip entries", extra=facts)
+        await self._progress.skipped(key, floor, end, why)
+        await self._streams.move_group(*key, end)
+        await self._streams.trim(key[0], self._config.keep_entries)
+
+    def gauges(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
+        """For `/metrics`."""
+        yield "judgify_stream_bytes", "What the streams of judgments take in memory.", {}, self._bytes
+        for (stream, name), group in self._groups.items():
+            labels = {"stream": stream, "group": name}
+            yield "judgify_group_waiting_entries", "Entries that a group has still to read.", labels, group.waiting
+            yield "judgify_group_pending_entries", "Entries handed out and not acknowledged.", labels, group.pending
+            text = "How long ago the oldest of them was handed out."
+            yield "judgify_group_oldest_pending_seconds", text, labels, group.oldest_pending_s
+            text = "1: what it has not read could not be filled in again if Redis were emptied."
+            yield "judgify_group_unsafe", text, labels, float((stream, name) in self._unsafe)
+        for name, count in self.skips.items():
+            yield "judgify_group_skips", "How often a group was made to skip entries.", {"group": name}, count
+
+
+def _is_behind(group: Group, last: Position) -> bool:
+    """Whether it has something of the stream before it."""
+    return group.pending > 0 or group.delivered < last
