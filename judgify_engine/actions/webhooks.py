@@ -59,21 +59,20 @@ def _refusal(host: str, address: str) -> AddressRefused:
 
 
 class WebhookPerformer:
-    """Makes the calls. `open` before the first, `close` after the last."""
+    """Makes the calls, within its context."""
 
     def __init__(self, config: ActionsConfig) -> None:
         self._config = config
+        # With a proxy it is the proxy that connects, and that has to refuse.
+        self._guarded = not (config.private_networks or config.proxy)
         self._session: aiohttp.ClientSession | None = None
 
-    async def open(self) -> None:
+    async def __aenter__(self) -> "WebhookPerformer":
         """Make the client. Nothing is connected yet."""
-        # With a proxy it is the proxy that connects, and that has to refuse.
-        guarded = not (self._config.private_networks or self._config.proxy)
-        self._guarded = guarded
         connector = aiohttp.TCPConnector(
             limit=self._config.concurrency,
             limit_per_host=0,
-            resolver=PublicResolver() if guarded else ThreadedResolver(),
+            resolver=PublicResolver() if self._guarded else ThreadedResolver(),
             ttl_dns_cache=10,
         )
         self._session = aiohttp.ClientSession(
@@ -82,8 +81,9 @@ class WebhookPerformer:
             headers={"User-Agent": f"judgify-engine/{__version__}", "Content-Type": "application/json"},
             trust_env=False,
         )
+        return self
 
-    async def close(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """End all connections."""
         if self._session is not None:
             await self._session.close()

@@ -1,5 +1,7 @@
 """Workflows over HTTP: put, get, delete, list."""
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 from aiohttp import web
 
@@ -35,8 +37,17 @@ class WorkflowPage(msgspec.Struct):
 class WorkflowRoutes:
     """The handlers; see `routes`."""
 
-    def __init__(self, store: WorkflowStore, registry: WorkflowRegistry, access: Access, admission: Admission) -> None:
+    def __init__(
+        self,
+        store: WorkflowStore,
+        registry: WorkflowRegistry,
+        access: Access,
+        admission: Admission,
+        demand: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`demand`: have the streams filled, which actions follow; returns when they are."""
         self._store, self._registry, self._access, self._admission = store, registry, access, admission
+        self._demand = demand
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -54,6 +65,8 @@ class WorkflowRoutes:
         try:
             definition = decode_definition(await read_body(request, self._admission))
             CompiledWorkflow(grant.tenant_id, workflow_id, 0, definition)  # refuses what cannot be used
+            if definition.actions:
+                await self._demand()
             stored = await self._store.put(grant.tenant_id, workflow_id, msgspec.json.encode(definition).decode())
             self._registry.stored(CompiledWorkflow(grant.tenant_id, workflow_id, stored.version, definition))
         finally:

@@ -2,7 +2,7 @@
 
 An entry is acknowledged when its jobs are committed, so each is seen at least once; a job is of a judgment and an action, so
 seen twice makes one. What cannot be understood is kept in `action_entries_refused` and acknowledged: nothing waits behind it.
-Entries of a consumer that died are taken over. Of judgments whose workflow has no actions nothing is asked or written.
+Entries of a process that died are taken over. Of judgments whose workflow has no actions nothing is asked or written.
 """
 
 import asyncio
@@ -24,7 +24,8 @@ from judgify_engine.wire.actions import Judged, judged_of
 
 log = logging.getLogger(__name__)
 
-GROUP = "judgify-actions"
+GROUP, CONSUMER = "judgify-actions", "engine"
+"""One consumer for all processes: an entry goes to one of them all the same, and no names of dead ones pile up in Redis."""
 COUNT = 500
 """Entries in one transaction, at most."""
 WAIT_S = 0.5
@@ -62,21 +63,20 @@ async def join_at_the_end(streams: Streams, stream: str) -> None:
 
 
 class ActionIntake:
-    """One consumer of all streams. `run` is to be started once for each stream."""
+    """Reads all streams. `run` is to be started once for each stream."""
 
     def __init__(
         self,
         streams: Streams,
         jobs: JobWriter,
         join: Callable[[str], Awaitable[None]],
-        consumer: str,
         claim_idle_s: float,
         metrics: Metrics,
         added: Callable[[], None],
     ) -> None:
         """`join` has the group on a stream: before the first read and after each failure. `added`: there are new jobs."""
         self._streams, self._jobs, self._join, self._metrics, self._added = streams, jobs, join, metrics, added
-        self._consumer, self._claim_idle_s = consumer, claim_idle_s
+        self._claim_idle_s = claim_idle_s
         self._plans: OrderedDict[VersionKey, Plan | str | None] = OrderedDict()
         """Of versions; as text: why it cannot be read."""
 
@@ -92,10 +92,10 @@ class ActionIntake:
                     await self._join(stream)
                     joined = True
                 if not entries and now_s() >= claim_s:
-                    entries = await self._streams.claim(stream, GROUP, self._consumer, self._claim_idle_s, COUNT)
+                    entries = await self._streams.claim(stream, GROUP, CONSUMER, self._claim_idle_s, COUNT)
                     claim_s = now_s() + (0.0 if len(entries) == COUNT else CLAIM_EVERY_S)
                 if not entries:
-                    entries = await self._streams.read(stream, GROUP, self._consumer, COUNT, WAIT_S)
+                    entries = await self._streams.read(stream, GROUP, CONSUMER, COUNT, WAIT_S)
                 if entries:
                     await self.take(stream, entries)
                     entries = []

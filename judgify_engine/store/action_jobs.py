@@ -5,6 +5,7 @@ is recorded as lost. Jobs wait in lanes (of a tenant, for a destination): the fi
 so a million jobs in one lane are in nobody's way.
 """
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from judgify_engine.store.judgments import COLUMNS
 from judgify_engine.store.pool import Database
 from judgify_engine.store.webhook_secrets import signing_secrets
 
+NOTING = 2
+"""Connections that noting jobs takes at most: they are those of tokens and keys, too."""
 COUNTED = 100_000
 """Jobs are counted so far; more are as bad."""
 
@@ -132,16 +135,17 @@ class ActionJobs:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._noting = asyncio.Semaphore(NOTING)
 
     async def definitions(self, keys: Collection[VersionKey]) -> Mapping[VersionKey, str]:
         """The stored definitions of these versions, `{}` for those without actions. What does not exist is not in it."""
-        async with self._database.query() as connection:
+        async with self._noting, self._database.query() as connection:
             rows = await connection.fetch(_DEFINITIONS, *_columns(list(keys), 3))
         return {(tenant_id, workflow_id, version): definition for tenant_id, workflow_id, version, definition in rows}
 
     async def add(self, jobs: Sequence[NewJob], refused: Sequence[RefusedEntry]) -> None:
         """Note these, in one transaction; what is there already stays. Raises RowRefused where PostgreSQL objects to a job."""
-        async with self._database.query() as connection, connection.transaction():
+        async with self._noting, self._database.query() as connection, connection.transaction():
             try:
                 if jobs:
                     await connection.execute(_ADD, *_columns(jobs, 10))

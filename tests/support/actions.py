@@ -73,7 +73,7 @@ class Acting:
         async def join(stream: str) -> None:
             await join_at_the_end(streams, stream)
 
-        self.intake = ActionIntake(streams, jobs, join, name, config.claim_idle_s, self.metrics, self.loop.wake)
+        self.intake = ActionIntake(streams, jobs, join, config.claim_idle_s, self.metrics, self.loop.wake)
         self._lsn = 1000
 
     async def workflow(self, definition: dict[str, Any], workflow_id: str = "w", tenant: str = TENANT) -> None:
@@ -125,19 +125,15 @@ class Acting:
     async def running(self) -> AsyncIterator["Acting"]:
         """All loops."""
         stop = asyncio.Event()
-        await self.webhooks.open()
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                try:
-                    for stream in JUDGMENTS:
-                        tasks.create_task(self.intake.run(stream, stop))
-                    tasks.create_task(self.loop.run(stop))
-                    await until(self._joined, "the group has joined")
-                    yield self
-                finally:
-                    stop.set()
-        finally:
-            await self.webhooks.close()
+        async with self.webhooks, asyncio.TaskGroup() as tasks:
+            try:
+                for stream in JUDGMENTS:
+                    tasks.create_task(self.intake.run(stream, stop))
+                tasks.create_task(self.loop.run(stop))
+                await until(self._joined, "the group has joined")
+                yield self
+            finally:
+                stop.set()
 
     async def _joined(self) -> bool:
         return all([await self.streams.groups(stream) for stream in JUDGMENTS])

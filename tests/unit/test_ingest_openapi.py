@@ -33,11 +33,11 @@ def routes() -> list[web.RouteDef]:
     groups: list[Any] = [
         JudgmentRoutes(anything, anything, anything, anything, anything, Metrics(), anything, anything),
         QuarantineRoutes(anything, anything, anything, anything, anything),
-        WorkflowRoutes(anything, anything, anything, anything),
+        WorkflowRoutes(anything, anything, anything, anything, anything),
         SummaryRoutes(anything, anything),
         MetricsRoutes(anything, anything, 365),
         QualityRoutes(anything, anything),
-        OperateRoutes(anything, anything, Metrics(), anything, anything, b""),
+        OperateRoutes(anything, anything, Metrics(), anything, anything, anything, b""),
         DashboardRoutes(anything, anything, Metrics(), anything),
         GapRoutes(anything, anything),
         ActionRoutes(anything, anything, anything, anything),
