@@ -17,7 +17,7 @@ from judgify_engine.cdc.publisher import Publisher, slot_of
 from judgify_engine.config import Config
 from judgify_engine.core.quota import Quota
 from judgify_engine.core.samples import Windows
-from judgify_engine.core.streams import JUDGMENTS
+from judgify_engine.core.streams import JUDGMENTS, stream_of
 from judgify_engine.ingest.actions import ActionRoutes
 from judgify_engine.ingest.admission import Admission
 from judgify_engine.ingest.direct import Direct
@@ -153,6 +153,11 @@ class Parts:
         join = partial(join_at_the_end, streams)
         self._intake = ActionIntake(streams, jobs, join, config.claim_idle_s, metrics, self._actions.wake)
 
+    async def _follow(self, tenant_id: str) -> None:
+        """See that no judgment of this tenant is missed from now on. Raises Overloaded."""
+        await self._publisher.demand()
+        await self._intake.joined(stream_of(tenant_id))
+
     async def _act(self, stop: asyncio.Event) -> None:
         async with self._webhooks:
             await self._actions.run(stop)
@@ -189,7 +194,7 @@ class Parts:
             SummaryRoutes(SummaryReader(rollups, slot), access),
             GapRoutes(GapReader(rollups, slot), access),
             MetricsRoutes(ChartReader(rollups, slot), access, config.metrics.keep_days),
-            WorkflowRoutes(WorkflowStore(judgments), self._registry, access, self.admission, self._publisher.demand),
+            WorkflowRoutes(WorkflowStore(judgments), self._registry, access, self.admission, self._follow),
             ActionRoutes(ActionStore(judgments), reader, self._actions, access),
             operate,
             self.dashboards,

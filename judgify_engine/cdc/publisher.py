@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 UNWANTED_S = 2.0
 """How often it is looked whether streams are wanted, where nobody else could read them."""
 OWNED_S = 10 * 365 * 86_400.0
-DEMAND_TIMEOUT_S = 15.0
+DEMAND_TIMEOUT_S, LOOK_S = 15.0, 0.1
 
 
 def slot_of(config: Config) -> str:
@@ -111,11 +111,14 @@ class Publisher:
     async def demand(self) -> None:
         """From now on the streams are wanted here; returns when they are filled. Raises Overloaded if that takes too long."""
         self._wanted = True
-        if self._streams.shared:
-            return  # they always are
         try:
             async with asyncio.timeout(DEMAND_TIMEOUT_S):
-                await self._filling.wait()
+                if self._streams.shared:  # whichever process fills them: from its slot on, which the very first start makes
+                    while not self._filling.is_set() and await self._store.state() is None:
+                        with contextlib.suppress(TimeoutError):
+                            await asyncio.wait_for(self._filling.wait(), LOOK_S)
+                else:
+                    await self._filling.wait()
         except TimeoutError:
             raise Overloaded("the streams that actions need are not filled yet; try again", retry_after_s=5) from None
 

@@ -43,11 +43,11 @@ class WorkflowRoutes:
         registry: WorkflowRegistry,
         access: Access,
         admission: Admission,
-        demand: Callable[[], Awaitable[None]],
+        follow: Callable[[str], Awaitable[None]],
     ) -> None:
-        """`demand`: have the streams filled, which actions follow; returns when they are."""
+        """`follow`: see that the actions of a tenant's judgments are done from now on."""
         self._store, self._registry, self._access, self._admission = store, registry, access, admission
-        self._demand = demand
+        self._follow = follow
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -66,7 +66,7 @@ class WorkflowRoutes:
             definition = decode_definition(await read_body(request, self._admission))
             CompiledWorkflow(grant.tenant_id, workflow_id, 0, definition)  # refuses what cannot be used
             if definition.actions:
-                await self._demand()
+                await self._follow(grant.tenant_id)
             stored = await self._store.put(grant.tenant_id, workflow_id, msgspec.json.encode(definition).decode())
             self._registry.stored(CompiledWorkflow(grant.tenant_id, workflow_id, stored.version, definition))
         finally:

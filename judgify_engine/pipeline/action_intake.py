@@ -8,7 +8,7 @@ Entries of a process that died are taken over. Of judgments whose workflow has n
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ import msgspec
 from judgify_engine.core.actions import Plan, plan_of
 from judgify_engine.core.jobs import NewJob, new_job
 from judgify_engine.core.streams import entry_id
-from judgify_engine.errors import JudgifyError, RowRefused
+from judgify_engine.errors import JudgifyError, Overloaded, RowRefused
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.streams import Entry, Streams
 from judgify_engine.wire.actions import Judged, judged_of
@@ -31,6 +31,7 @@ COUNT = 500
 WAIT_S = 0.5
 RETRY_S = 0.5
 CLAIM_EVERY_S = 5.0
+JOIN_TIMEOUT_S = 10.0
 REMEMBERED = 10_000
 ENTRY_BYTES = 8192
 """What is kept of an entry that is refused."""
@@ -77,8 +78,17 @@ class ActionIntake:
         """`join` has the group on a stream: before the first read and after each failure. `added`: there are new jobs."""
         self._streams, self._jobs, self._join, self._metrics, self._added = streams, jobs, join, metrics, added
         self._claim_idle_s = claim_idle_s
+        self._joined: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._plans: OrderedDict[VersionKey, Plan | str | None] = OrderedDict()
         """Of versions; as text: why it cannot be read."""
+
+    async def joined(self, stream: str) -> None:
+        """Returns when the group is on this stream: no judgment that comes from now on is missed. Raises Overloaded."""
+        try:
+            async with asyncio.timeout(JOIN_TIMEOUT_S):
+                await self._joined[stream].wait()
+        except TimeoutError:
+            raise Overloaded("the streams that actions follow cannot be reached yet; try again", retry_after_s=5) from None
 
     async def run(self, stream: str, stop: asyncio.Event) -> None:
         """Follow one stream until `stop`. What fails is tried again: first the same entries, then what follows."""
@@ -91,6 +101,7 @@ class ActionIntake:
                 if not joined:
                     await self._join(stream)
                     joined = True
+                    self._joined[stream].set()
                 if not entries and now_s() >= claim_s:
                     entries = await self._streams.claim(stream, GROUP, CONSUMER, self._claim_idle_s, COUNT)
                     claim_s = now_s() + (0.0 if len(entries) == COUNT else CLAIM_EVERY_S)
