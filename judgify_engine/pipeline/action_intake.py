@@ -30,7 +30,6 @@ COUNT = 500
 """Entries in one transaction, at most."""
 WAIT_S = 0.5
 RETRY_S = 0.5
-CLAIM_EVERY_S = 5.0
 JOIN_TIMEOUT_S = 10.0
 REMEMBERED = 10_000
 ENTRY_BYTES = 8192
@@ -104,7 +103,7 @@ class ActionIntake:
                     self._joined[stream].set()
                 if not entries and now_s() >= claim_s:
                     entries = await self._streams.claim(stream, GROUP, CONSUMER, self._claim_idle_s, COUNT)
-                    claim_s = now_s() + (0.0 if len(entries) == COUNT else CLAIM_EVERY_S)
+                    claim_s = now_s() + (0.0 if len(entries) == COUNT else self._claim_idle_s / 2)
                 if not entries:
                     entries = await self._streams.read(stream, GROUP, CONSUMER, COUNT, WAIT_S)
                 if entries:

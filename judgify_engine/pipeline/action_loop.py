@@ -140,10 +140,13 @@ class ActionLoop:
         if free <= 0:
             return LOOK_S
         per_tenant = max(1, config.concurrency // 2)
-        for job in await self._jobs.claim(self._owner, config.lease_s, free, config.per_destination, per_tenant, busy):
+        jobs = await self._jobs.claim(self._owner, config.lease_s, free, config.per_destination, per_tenant, busy)
+        for job in jobs:
             task = asyncio.create_task(self._attempt(job), name="action-attempt")
             self._running[task] = job
             task.add_done_callback(self._ended)
+        if len(jobs) == free:  # there is no room before one of them ends
+            return LOOK_S
         due_s = await self._jobs.next_due_s()
         return LOOK_S if due_s is None else min(LOOK_S, max(0.001, due_s))
 

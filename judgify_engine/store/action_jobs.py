@@ -56,27 +56,31 @@ lane AS (
      ORDER BY j.tenant_id, j.destination, j.due_at LIMIT 1) AS following
 )"""
 # $1 owner, $2 lease, $3 free in all, $4 bound of a lane, $5 of a tenant; $6 to $8: (tenant, destination, jobs) under way here.
-# A lane's turn comes by how many of it are before: the first of each lane, then the second of each.
+# Tenants take turns, and in each the lane whose first job is due for longest, so few lanes are looked into, however many wait.
 _CLAIM = f"""
 WITH RECURSIVE {_LANES},
 busy AS (SELECT * FROM unnest($6::text[], $7::text[], $8::int[]) AS b(tenant_id, destination, jobs)),
+of_tenant AS (SELECT tenant_id, sum(jobs) AS jobs FROM busy GROUP BY tenant_id),
+ready AS (
+  SELECT lane.*, coalesce(busy.jobs, 0) AS lane_jobs, coalesce(of_tenant.jobs, 0) AS tenant_jobs,
+         row_number() OVER (PARTITION BY tenant_id ORDER BY due_at) AS turn
+    FROM lane LEFT JOIN busy USING (tenant_id, destination) LEFT JOIN of_tenant USING (tenant_id)
+   WHERE due_at <= now() AND coalesce(busy.jobs, 0) < $4 AND coalesce(of_tenant.jobs, 0) < $5
+   ORDER BY turn, due_at LIMIT $3
+),
 candidate AS (
-  SELECT j.*,
-         coalesce(busy.jobs, 0) + row_number() OVER (PARTITION BY lane.tenant_id, lane.destination ORDER BY j.due_at) AS place
-    FROM lane LEFT JOIN busy USING (tenant_id, destination), LATERAL (
-      SELECT id, tenant_id, due_at, owner, attempts, judgment_id, action, workflow_id FROM action_jobs AS waiting
-       WHERE waiting.state = 'waiting' AND waiting.tenant_id = lane.tenant_id AND waiting.destination = lane.destination
-         AND waiting.due_at <= now()
-       ORDER BY waiting.due_at LIMIT $4 FOR UPDATE SKIP LOCKED) AS j
-   WHERE lane.due_at <= now() AND coalesce(busy.jobs, 0) < $4
+  SELECT job.*, tenant_jobs,
+         lane_jobs + row_number() OVER (PARTITION BY ready.tenant_id, ready.destination ORDER BY job.due_at) AS place
+    FROM ready, LATERAL (
+      SELECT id, tenant_id, due_at, owner, attempts, judgment_id, action, workflow_id FROM action_jobs AS j
+       WHERE j.state = 'waiting' AND j.tenant_id = ready.tenant_id AND j.destination = ready.destination AND j.due_at <= now()
+       ORDER BY j.due_at LIMIT $4 FOR UPDATE SKIP LOCKED) AS job
 ),
 fair AS (
-  SELECT candidate.*,
-         coalesce(t.jobs, 0) + row_number() OVER (PARTITION BY candidate.tenant_id ORDER BY place, due_at) AS of_tenant
-    FROM candidate LEFT JOIN (SELECT tenant_id, sum(jobs) AS jobs FROM busy GROUP BY 1) AS t USING (tenant_id)
-   WHERE place <= $4
+  SELECT *, tenant_jobs + row_number() OVER (PARTITION BY tenant_id ORDER BY place, due_at) AS tenant_place
+    FROM candidate WHERE place <= $4
 ),
-picked AS (SELECT * FROM fair WHERE of_tenant <= $5 ORDER BY of_tenant, place, due_at LIMIT $3),
+picked AS (SELECT * FROM fair WHERE tenant_place <= $5 ORDER BY tenant_place, place, due_at LIMIT $3),
 lost AS (
   INSERT INTO action_executions (tenant_id, judgment_id, action, attempt, status, error, job_id, workflow_id)
   SELECT tenant_id, judgment_id, action, attempts, 'lost', 'the process that made this attempt ended before it told', id,
