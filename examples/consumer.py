@@ -2,9 +2,9 @@
 
     python examples/consumer.py redis://127.0.0.1:6379 my-service judgments.db
 
-It is a consumer of a group: start it several times to share the work. Entries come at least once, those of a tenant in the order
-of the log, but for what is taken over from one that died. So what is kept carries the id of its entry, and an older one changes
-nothing.
+It is a consumer of a group: start it several times to share the work. Entries come at least once, those of a tenant in the
+order of the log, but for what is taken over from one that died. So what is kept carries the id of its entry, and an older one
+changes nothing.
 """
 
 import contextlib
