@@ -155,7 +155,8 @@ async def test_the_list_its_filters_and_replay(tenant: Client, target: Receiver)
     await tenant.put_workflow("w", workflow(target))
     judged = [await tenant.judge(workflow_id="w") for _ in range(3)]
     dead = await actions_of(tenant, 3, "dead")
-    assert [one["judgment_id"] for one in dead] == [one["judgment_id"] for one in judged][::-1]
+    assert {one["judgment_id"] for one in dead} == {one["judgment_id"] for one in judged}
+    assert [one["action_id"] for one in dead] == sorted((one["action_id"] for one in dead), reverse=True)
     page = (await tenant.get(f"{PATH}?limit=2")).json
     rest = (await tenant.get(f"{PATH}?limit=2&cursor={page['next_cursor']}")).json
     assert page["items"] + rest["items"] == dead
