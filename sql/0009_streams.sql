@@ -1,7 +1,7 @@
 -- Streams: up to where the log is in them, and how far each group has come, so that emptied ones are filled again from the log.
 CREATE TABLE stream_states (
   slot_name          text        NOT NULL PRIMARY KEY,
-  system_identifier  text        NOT NULL,
+  system_identifier  text        NOT NULL,  -- empty, as are the next two: they are to begin here, nothing is in them yet
   timeline           integer     NOT NULL,
   publication        text        NOT NULL,
   published          pg_lsn      NOT NULL,  -- all that was committed before it is in the streams

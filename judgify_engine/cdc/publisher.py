@@ -31,8 +31,10 @@ log = logging.getLogger(__name__)
 
 UNWANTED_S = 2.0
 """How often it is looked whether streams are wanted, where nobody else could read them."""
+GIVE_UP_S = 60.0
+"""How long streams are not wanted before their slot is dropped."""
 OWNED_S = 10 * 365 * 86_400.0
-DEMAND_TIMEOUT_S, LOOK_S = 15.0, 0.1
+DEMAND_TIMEOUT_S = 15.0
 
 
 def slot_of(config: Config) -> str:
@@ -57,7 +59,9 @@ class Memory(Protocol):
     async def skipped(self, key: GroupKey, start: Position, end: Position, why: str) -> None: ...
     async def gap(self, reason: str, details: Mapping[str, Any], start: int | None, end: int, refilled: int) -> None: ...
     async def checkpoint(self) -> Checkpoint: ...
+    async def checkpoint_of(self, snapshot: str, lsn: int) -> Checkpoint: ...
     async def any_actions(self) -> bool: ...
+    async def end(self) -> bool: ...
     async def refill(
         self, streams: Streams, snapshot: str, checkpoint: Checkpoint, lsn: int, last: Sequence[Position]
     ) -> tuple[list[Position], int]: ...
@@ -92,6 +96,7 @@ class Publisher:
         self._start_over = ""
         self._waits_for = ""
         self._polite = True
+        self._unwanted_since_s = asyncio.get_running_loop().time()
 
     @property
     def state(self) -> str:
@@ -111,14 +116,11 @@ class Publisher:
     async def demand(self) -> None:
         """From now on the streams are wanted here; returns when they are filled. Raises Overloaded if that takes too long."""
         self._wanted = True
+        if self._streams.shared:
+            return  # they always are
         try:
             async with asyncio.timeout(DEMAND_TIMEOUT_S):
-                if self._streams.shared:  # whichever process fills them: from its slot on, which the very first start makes
-                    while not self._filling.is_set() and await self._store.state() is None:
-                        with contextlib.suppress(TimeoutError):
-                            await asyncio.wait_for(self._filling.wait(), LOOK_S)
-                else:
-                    await self._filling.wait()
+                await self._filling.wait()
         except TimeoutError:
             raise Overloaded("the streams that actions need are not filled yet; try again", retry_after_s=5) from None
 
@@ -154,7 +156,7 @@ class Publisher:
         if not self._streams.shared:
             self._wanted = self._wanted or await self._store.any_actions()
             if not self._wanted:
-                return
+                return await self._tidy()
         if self._reads_log() and self._polite:  # the two roles are better held by two processes, where there are two
             self._polite = False
             return
@@ -171,6 +173,15 @@ class Publisher:
         finally:
             stream.close()
 
+    async def _tidy(self) -> None:
+        """Nobody needs the streams, but somebody did before: let the server forget the log that it keeps for them."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._unwanted_since_s < GIVE_UP_S:  # another process, with other settings, may be starting again
+            return
+        self._unwanted_since_s = now_s
+        if await self._store.end():
+            log.warning("the streams are needed no more, their slot is dropped", extra={"slot": self.slot_name})
+
     async def _fill(self, stream: Replication, slots: Slots, last: list[Position], watched: Any) -> None:
         server = await stream.identify()
         slot, published, state = await slots.slot(), await slots.publication(), await self._store.state()
@@ -178,17 +189,20 @@ class Publisher:
             raise Unavailable(f"the replication slot {self.slot_name} belongs to another database of this server")
         if published.wrong is not None:
             raise Unavailable(f"the publication cannot be used: {published.wrong}; who reads the log for the rollups mends it")
-        await self._own(server, state, last)
+        emptied = await self._own(server, state, last)
         finding = diagnose(server, slot, published, state and state.stored, together=True, used=False)
         if self._start_over:
             finding = Finding("corrupt", {"message": self._start_over})
+        if finding is not None and (state is None or not state.begun):
+            finding = Finding("first", {})
         if finding is not None:
             state = await self._heal(stream, slots, finding, server, slot, published, state, last)
             last, start = list(state.last), state.server.wal_lsn
         else:
             assert state is not None
             assert slot is not None
-            start = await self._where(slot, state, last)
+            start = await self._where(slot, state, last, emptied)
+        await self._streams.put(OWNER, self._name_of(server).encode(), OWNED_S)  # last: what is emptied stays known as such
         await stream.mark()
         await stream.start(self.slot_name, PUBLICATION, start)
         facts = {"slot": self.slot_name, "from_lsn": start, "healed": finding is not None}
@@ -202,32 +216,29 @@ class Publisher:
         loops = {"publish-loop": loop.run(), "stream-upkeep": self._upkeep.run(), "stream-slot-watch": watching}
         await first_of(loops, watched.terminate)
 
-    async def _own(self, server: Server, state: StreamState | None, last: Sequence[Position]) -> None:
-        """See that the streams are ours: their ids are places in the log of one server."""
-        ours = f"{server.system_identifier}/{self.slot_name}"
-        known = {ours} if state is None else {ours, f"{state.server.system_identifier}/{self.slot_name}"}
+    async def _own(self, server: Server, state: StreamState | None, last: Sequence[Position]) -> bool:
+        """See that the streams are ours: their ids are places in the log of one server. Whether they were emptied."""
+        known = {self._name_of(server)} if state is None else {self._name_of(server), self._name_of(state.server)}
         found = await self._streams.get(OWNER)
         owner = None if found is None else found.decode(errors="replace")
-        if (owner is None and state is None and any(one > START for one in last)) or (owner is not None and owner not in known):
+        fresh = state is None or not state.begun
+        if (owner is None and fresh and any(one > START for one in last)) or (owner is not None and owner not in known):
             raise Unavailable(
                 "the streams of this Redis belong to another engine's database; name another Redis, or another database of"
                 f" it, or remove the keys judgify-stream-* and {OWNER} if they are of no use any more"
             )
-        await self._streams.put(OWNER, ours.encode(), OWNED_S)
+        return owner is None and not fresh
 
-    async def _where(self, slot: Slot, state: StreamState, last: Sequence[Position]) -> int:
+    async def _where(self, slot: Slot, state: StreamState, last: Sequence[Position], emptied: bool) -> int:
         """The LSN to go on from. Where streams lack entries, the groups are made again: before anything is put in."""
         cut = state.cut(last)
-        if not cut:
+        if not cut and not emptied:
             return max(slot.confirmed_lsn, state.server.wal_lsn)
-        log.warning(
-            "streams lack entries and are filled again from the log", extra={"streams": cut, "shared": self._streams.shared}
-        )
+        level = logging.WARNING if self._streams.shared else logging.INFO  # in memory, they always do after a start
+        log.log(level, "streams lack entries and are filled again from the log", extra={"streams": cut, "emptied": emptied})
         for (name, group), floor in (await self._store.groups()).items():
-            if name not in cut:
-                continue
             await self._streams.make_group(name, group, floor)
-            if floor.lsn < slot.confirmed_lsn and floor < state.last[JUDGMENTS.index(name)]:
+            if name in cut and floor.lsn < slot.confirmed_lsn and floor < state.last[JUDGMENTS.index(name)]:
                 end = Position(slot.confirmed_lsn, 0)
                 facts = {"stream": name, "group": group, "after": str(floor), "up_to": str(end)}
                 log.error("what a group had not read is gone with Redis: it was too far behind", extra=facts)
@@ -257,12 +268,16 @@ class Publisher:
             for (name, group), floor in (await self._store.groups()).items():
                 await self._streams.make_group(name, group, floor)
             last, refilled = await self._store.refill(self._streams, snapshot, state.checkpoint, lsn, last)
-        new = StreamState(Server(server.system_identifier, server.timeline, lsn), published.fingerprint, last, None)
+        checkpoint = await self._store.checkpoint_of(snapshot, lsn)
+        new = StreamState(Server(server.system_identifier, server.timeline, lsn), published.fingerprint, last, checkpoint)
         await self._store.save(new, {} if finding.reason == "restored" else None)
-        if state is not None:
+        if state is not None and state.begun:
             await self._store.gap(finding.reason, finding.details, state.server.wal_lsn, lsn, refilled)
         self._start_over = ""
         return new
+
+    def _name_of(self, server: Server) -> str:
+        return f"{server.system_identifier}/{self.slot_name}"
 
     def _tell_waiting(self, for_whom: str) -> None:
         self._waits_for = for_whom
@@ -281,10 +296,15 @@ class Progress:
         server = self._server._replace(wal_lsn=published)
         await self._store.save(StreamState(server, self._publication, list(last), self._checkpoint), groups)
 
-    async def mark_checkpoint(self, reached_lsn: int) -> None:
-        """Remember a snapshot of which all is in the streams, and take the next one."""
-        if self._next is not None and reached_lsn >= self._next.lsn:
-            self._checkpoint, self._next = self._next, None
+    def pass_checkpoint(self, reached_lsn: int) -> bool:
+        """Whether all of the snapshot taken last is in the streams now: then it counts from the next save on."""
+        if self._next is None or reached_lsn < self._next.lsn:
+            return False
+        self._checkpoint, self._next = self._next, None
+        return True
+
+    async def take_checkpoint(self) -> None:
+        """Take the next snapshot, unless there is one."""
         if self._next is None:
             self._next = await self._store.checkpoint()
 

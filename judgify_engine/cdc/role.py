@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from judgify_engine.cdc.waiting import ended
 from judgify_engine.errors import JudgifyError
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ class Role:
             while not stop.is_set():
                 session = asyncio.create_task(self._session(), name=f"{self._what}-session")
                 await asyncio.wait((session, stopped), return_when=asyncio.FIRST_COMPLETED)
-                session.cancel()  # does nothing to one that is done
+                if not session.done():
+                    await ended((session,))
                 held = self._let_go()
                 try:
                     await session

@@ -7,7 +7,7 @@ is said whom it waits for: by process id and time, never by the statement, which
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from judgify_engine.core.healing import Blocker
@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 LOOK_S = 3.0
 """A slot that is not made within this time waits for somebody; then it is looked for whom, again and again."""
+
+CANCEL_AGAIN_S = 0.5
 
 
 async def slot_made(
@@ -48,6 +50,19 @@ async def slot_made(
         await asyncio.gather(task, return_exceptions=True)  # a thread is left alone, not waited for
 
 
+async def ended(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel them until they have ended.
+
+    One cancellation can get lost: `wait_for` of Python 3.11, which asyncpg uses, drops it when what it waits for is done in
+    the same moment.
+    """
+    waiting = set(tasks)
+    while waiting:
+        for task in waiting:
+            task.cancel()
+        _, waiting = await asyncio.wait(waiting, timeout=CANCEL_AGAIN_S)
+
+
 async def first_of(coroutines: Mapping[str, Coroutine[Any, Any, None]], leave: Callable[[], Any]) -> None:
     """Run together until one of them ends, then end the others, after `leave`; raises what that one raised."""
     tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in coroutines.items()]
@@ -55,8 +70,6 @@ async def first_of(coroutines: Mapping[str, Coroutine[Any, Any, None]], leave: C
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         leave()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(tasks)
     for task in done:
         task.result()

@@ -31,10 +31,15 @@ class StreamState(NamedTuple):
     """All that it shows is in the streams."""
 
     @property
+    def begun(self) -> bool:
+        """Whether they were ever filled; else it is only known from where on they are to be."""
+        return bool(self.server.system_identifier)
+
+    @property
     def stored(self) -> Stored:
         """As a position that a slot can be held against."""
-        position = Position(self.server.wal_lsn, 0)
-        return Stored(position, self.server.system_identifier, self.server.timeline, self.publication)
+        position, server = Position(self.server.wal_lsn, 0), self.server
+        return Stored(position, server.system_identifier or None, server.timeline or None, self.publication or None)
 
     def cut(self, last: Sequence[Position]) -> list[str]:
         """The streams that lack entries which they had, as they end at `last` now."""

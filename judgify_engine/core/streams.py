@@ -55,3 +55,9 @@ def parse_entry_id(text: str) -> Position:
     """The reverse of `entry_id`. Raises ValueError."""
     lsn, _, index = text.partition("-")
     return Position(int(lsn), int(index))
+
+
+def just_before(position: Position) -> Position:
+    """The greatest id before this one."""
+    lsn, index = position
+    return Position(lsn, index - 1) if index else Position(lsn - 1, 2**63)

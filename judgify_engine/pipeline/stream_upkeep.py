@@ -15,7 +15,7 @@ from typing import Protocol
 
 from judgify_engine.config import StreamsConfig
 from judgify_engine.core.stream_state import GroupKey
-from judgify_engine.core.streams import JUDGMENTS
+from judgify_engine.core.streams import JUDGMENTS, OWNER, just_before
 from judgify_engine.errors import StreamCut
 from judgify_engine.pipeline.ports import ChangeSource
 from judgify_engine.pipeline.publish_loop import PublishLoop
@@ -39,7 +39,8 @@ class Progress(Protocol):
     """Where it is written down."""
 
     async def save(self, published: int, last: Sequence[Position], groups: Mapping[GroupKey, Position]) -> None: ...
-    async def mark_checkpoint(self, reached_lsn: int) -> None: ...
+    def pass_checkpoint(self, reached_lsn: int) -> bool: ...
+    async def take_checkpoint(self) -> None: ...
     async def skipped(self, key: GroupKey, start: Position, end: Position, why: str) -> None: ...
 
 
@@ -71,43 +72,52 @@ class StreamUpkeep:
     async def _look(self) -> None:
         now_s = asyncio.get_running_loop().time()
         last, published = list(self._loop.last), self._loop.published
+        if await self._streams.get(OWNER) is None:
+            raise StreamCut("the streams were emptied")
         for stream, known, found in zip(JUDGMENTS, last, await self._streams.last(JUDGMENTS), strict=True):
             if found < known:
                 raise StreamCut(f"{stream} ends at {found}, but had got {known}", stream=stream)
         self._groups = await self._read_groups()
-        floors = {key: group.floor for key, group in self._groups.items()}
+        floors = {key: await self._floor(key[0], group, last) for key, group in self._groups.items()}
         await self._save(published, last, floors)
         self._settling.append((now_s, published))
-        self._confirm(now_s, last)
+        self._confirm(now_s, floors, last)
         if now_s - self._bounded_s >= BOUND_EVERY_S:
             self._bounded_s = now_s
             await self._trim(last, floors)
-            await self._bound(last)
+            await self._bound(last, floors)
 
     async def _read_groups(self) -> dict[GroupKey, Group]:
         found = await asyncio.gather(*[self._streams.groups(stream) for stream in JUDGMENTS])
         return {(stream, group.name): group for stream, groups in zip(JUDGMENTS, found, strict=True) for group in groups}
 
+    async def _floor(self, stream: str, group: Group, last: list[Position]) -> Position:
+        """Up to where a group has seen to all: just before the oldest entry that it has before it."""
+        if not _is_behind(group, last[JUDGMENTS.index(stream)]):
+            return group.delivered
+        oldest = await self._streams.after(stream, group.floor, 1)
+        return just_before(oldest[0].id) if oldest else last[JUDGMENTS.index(stream)]
+
     async def _save(self, published: int, last: list[Position], floors: dict[GroupKey, Position]) -> None:
-        if (last, floors) != self._saved or published - self._saved_lsn >= SAVE_BYTES:
-            await self._progress.mark_checkpoint(self._loop.reached)
+        passed = self._progress.pass_checkpoint(self._loop.reached)
+        if passed or (last, floors) != self._saved or published - self._saved_lsn >= SAVE_BYTES:
+            if last != self._saved[0]:  # there is more than the snapshot shows
+                await self._progress.take_checkpoint()
             await self._progress.save(published, last, floors)
             self._saved, self._saved_lsn = (last, floors), published
 
-    def _confirm(self, now_s: float, last: list[Position]) -> None:
+    def _confirm(self, now_s: float, floors: dict[GroupKey, Position], last: list[Position]) -> None:
         """Let the server forget what is settled and what all groups have seen to."""
         while len(self._settling) > 1 and self._settling[1][0] <= now_s - SETTLED_S:
             self._settling.popleft()
         since_s, settled = self._settling[0]
         if since_s > now_s - SETTLED_S:
             return
-        lsn = settled = min(settled, self._saved_lsn)
-        behind = {key: group for key, group in self._groups.items() if _is_behind(group, last[JUDGMENTS.index(key[0])])}
-        for group in behind.values():
-            lsn = min(lsn, group.floor.lsn)
+        settled = min(settled, self._saved_lsn)
         least = settled - self._config.keep_log_bytes
-        self._tell_unsafe({key for key, group in behind.items() if group.floor.lsn < least})
-        lsn = max(lsn, least)
+        behind = {key: floor.lsn for key, floor in floors.items() if floor < last[JUDGMENTS.index(key[0])]}
+        self._tell_unsafe({key for key, lsn in behind.items() if lsn < least})
+        lsn = max(least, min([settled, *behind.values()]))
         if lsn > self._confirmed_lsn:
             self._source.confirm(lsn)
             self._confirmed_lsn = lsn
@@ -125,7 +135,7 @@ class StreamUpkeep:
             await self._streams.trim(stream, self._config.keep_entries)
         self._trimmed = (last, floors)
 
-    async def _bound(self, last: list[Position]) -> None:
+    async def _bound(self, last: list[Position], floors: dict[GroupKey, Position]) -> None:
         """Where the streams are too large, have the group that is furthest behind skip a part of what it has not read."""
         self._bytes = await self._streams.size_bytes(JUDGMENTS)
         share = self._bytes / self._config.max_bytes
@@ -141,15 +151,13 @@ class StreamUpkeep:
             backlog[name] += group.waiting + group.pending
         slowest = backlog.most_common(1)[0][0]
         self.skips[slowest] += 1
-        for key, group in behind.items():
+        for key in behind:
             if key[1] == slowest:
-                await self._skip(key, group.floor, last[JUDGMENTS.index(key[0])])
+                await self._skip(key, floors[key], last[JUDGMENTS.index(key[0])])
 
     async def _skip(self, key: GroupKey, floor: Position, last: Position) -> None:
-        oldest = await self._streams.after(key[0], floor, 1)
-        start = oldest[0].id.lsn if oldest else floor.lsn
         share = 1 - self._config.max_bytes / self._bytes + SPARE  # ids are places in the log: as much of it as of the bytes
-        end = Position(start + max(1, int((last.lsn - start) * min(share, 1.0))), 0)
+        end = Position(floor.lsn + max(1, int((last.lsn - floor.lsn) * min(share, 1.0))), 0)
         why = f"the streams took {self._bytes} bytes of streams.max_bytes ({self._config.max_bytes})"
         facts = {"stream": key[0], "group": key[1], "after": str(floor), "up_to": str(end), "reason": why}
         log.error("a group that is too far behind was made to skip entries", extra=facts)

@@ -11,6 +11,7 @@ All of it may raise StreamsUnavailable, in bounded time; then any part of the wo
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from judgify_engine.core.streams import just_before
 from judgify_engine.units import Position
 
 
@@ -46,10 +47,7 @@ class Group(NamedTuple):
     @property
     def floor(self) -> Position:
         """All up to here, this included, is seen to; what comes after must not be lost."""
-        if self.oldest_pending is None:
-            return self.delivered
-        lsn, index = self.oldest_pending
-        return Position(lsn, index - 1) if index else Position(lsn - 1, 2**63)
+        return self.delivered if self.oldest_pending is None else just_before(self.oldest_pending)
 
 
 class Listener(Protocol):

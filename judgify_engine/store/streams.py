@@ -1,17 +1,21 @@
 """What PostgreSQL remembers of the streams: up to where they are filled, how far each group has come, and what was missed."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import asyncpg
 import msgspec
 
 from judgify_engine.core.healing import Server
 from judgify_engine.core.stream_state import Checkpoint, GroupKey, StreamState
-from judgify_engine.core.streams import entry_id, parse_entry_id
+from judgify_engine.core.streams import JUDGMENTS, entry_id, parse_entry_id
 from judgify_engine.pipeline.streams import Streams
 from judgify_engine.store.pool import Database
 from judgify_engine.store.stream_refill import refill
-from judgify_engine.units import Position, format_lsn, parse_lsn
+from judgify_engine.units import START, Position, format_lsn, parse_lsn
+
+log = logging.getLogger(__name__)
 
 _STATE = """
 SELECT system_identifier, timeline, publication, published::text AS published, last_ids, checkpoint::text AS checkpoint,
@@ -24,6 +28,15 @@ ON CONFLICT (slot_name) DO UPDATE SET system_identifier = excluded.system_identi
   publication = excluded.publication, published = excluded.published, last_ids = excluded.last_ids,
   checkpoint = excluded.checkpoint, checkpoint_lsn = excluded.checkpoint_lsn, updated_at = now()
 """
+_BEGIN = """
+INSERT INTO stream_states (slot_name, system_identifier, timeline, publication, published, last_ids, checkpoint, checkpoint_lsn)
+VALUES ($1, '', 0, '', $2::text::pg_lsn, $3, $4::text::pg_snapshot, $2::text::pg_lsn) ON CONFLICT DO NOTHING
+"""
+_MAKE_SLOT = """
+WITH made AS (SELECT lsn FROM pg_create_logical_replication_slot($1, 'pgoutput'))
+UPDATE stream_states SET published = made.lsn FROM made WHERE slot_name = $1
+"""
+SLOT_TIMEOUT_S = 5.0
 _PUT_GROUPS = """
 INSERT INTO stream_groups AS g (slot_name, stream, group_name, floor)
 SELECT $1, * FROM unnest($2::text[], $3::text[], $4::text[])
@@ -40,6 +53,7 @@ _SKIPPED = """
 UPDATE stream_groups SET skipped_from = $4, skipped_to = $5, skipped_why = $6, skipped_at = now()
  WHERE slot_name = $1 AND stream = $2 AND group_name = $3
 """
+_INACTIVE = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND NOT active)"
 _GAP = """
 INSERT INTO stream_gaps (slot_name, reason, details, from_lsn, to_lsn, refilled)
 VALUES ($1, $2, $3::text::jsonb, $4::text::pg_lsn, $5::text::pg_lsn, $6)
@@ -88,6 +102,37 @@ class StreamStore:
             None if checkpoint is None else format_lsn(checkpoint.lsn),
         )
 
+    async def begin(self) -> None:
+        """From now on all is to be in the streams, if they were not filled before.
+
+        The slot is made here and now, so that the log has all that is answered from now on. Where that would take too long,
+        because others' transactions are open, the snapshot of this moment tells later what is to be put in from the table.
+        """
+        here = await self.checkpoint()
+        nothing = [entry_id(START)] * len(JUDGMENTS)
+        async with self._database.query() as connection:
+            done = await connection.execute(_BEGIN, self._slot, format_lsn(here.lsn), nothing, here.snapshot)
+            if done == "INSERT 0 0":
+                return
+            try:
+                await connection.execute(_MAKE_SLOT, self._slot, timeout=SLOT_TIMEOUT_S)
+            except (TimeoutError, asyncpg.PostgresError) as error:
+                reason = str(error) or "transactions of others are open"
+                log.warning("the slot of the streams is made later", extra={"slot": self._slot, "reason": reason})
+
+    async def end(self) -> bool:
+        """The streams are needed no more: let the server forget their log. Whether there was anything to forget.
+
+        Does nothing while somebody fills them.
+        """
+        async with self._database.query() as connection:
+            found = await connection.fetchval(_INACTIVE, self._slot)
+            if found:
+                await connection.execute("SELECT pg_drop_replication_slot($1)", self._slot)
+            ended = await connection.execute("DELETE FROM stream_states WHERE slot_name = $1 AND NOT EXISTS (SELECT FROM"
+                                             " pg_replication_slots WHERE slot_name = $1)", self._slot)  # fmt: skip
+        return bool(found) or str(ended) != "DELETE 0"
+
     async def groups(self) -> dict[GroupKey, Position]:
         """All that are remembered, with what each has seen to."""
         async with self._database.query() as connection:
@@ -114,6 +159,11 @@ class StreamStore:
             snapshot = await connection.fetchval("SELECT pg_current_snapshot()::text")
             lsn = await connection.fetchval("SELECT pg_current_wal_insert_lsn()::text")
         return Checkpoint(snapshot, parse_lsn(lsn))
+
+    async def checkpoint_of(self, snapshot: str, lsn: int) -> Checkpoint:
+        """That of an exported snapshot, of the moment at `lsn`."""
+        async with self._database.session(snapshot) as source:
+            return Checkpoint(await source.fetchval("SELECT pg_current_snapshot()::text"), lsn)
 
     async def refill(
         self, streams: Streams, snapshot: str, checkpoint: Checkpoint, lsn: int, last: Sequence[Position]

@@ -153,7 +153,7 @@ async def test_redis_away_stops_nothing_else_and_is_caught_up_with(running: Engi
             await client.judge(70, "test-workflow-0")
         await database.do(by_hand(2000))
         await database.settle()
-        assert (await client.get("/api/v1/summary")).json["summary"]["total_executions"] == 2120
+        assert await database.value("SELECT sum(total_executions) FROM judgment_metrics_total") == 2120
         assert (await client.get("/ready")).status == 200
         redis.start()  # with nothing in it
         await has_read_all(reader, database)
@@ -213,8 +213,9 @@ async def test_a_slot_dropped_while_nobody_reads_is_made_up_for_from_the_table(r
     await database.do(by_hand(100))
     await has_read_all(reader, database)
     once_each(reader)
-    gap = (await database.rows("SELECT reason, refilled FROM stream_gaps"))[0]
-    assert (gap["reason"], gap["refilled"]) == ("missing", 700)
+    gap = (await until(lambda: database.rows("SELECT reason, refilled FROM stream_gaps"), "the gap is recorded"))[0]
+    assert gap["reason"] == "missing"
+    assert gap["refilled"] in range(700, 801)
     await reader.stop()
     assert running.terminate() == 0
 

@@ -10,7 +10,7 @@ import builders as b
 import pytest
 
 from judgify_engine.config import StreamsConfig
-from judgify_engine.core.streams import JUDGMENTS, stream_of
+from judgify_engine.core.streams import JUDGMENTS, OWNER, stream_of
 from judgify_engine.errors import StreamCut, StreamsUnavailable
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline import publish_loop, stream_upkeep
@@ -167,7 +167,10 @@ class Written:
     async def save(self, published: int, last: Sequence[Position], groups: dict[tuple[str, str], Position]) -> None:
         self.published, self.groups = published, dict(groups)
 
-    async def mark_checkpoint(self, reached_lsn: int) -> None: ...
+    def pass_checkpoint(self, reached_lsn: int) -> bool:
+        return False
+
+    async def take_checkpoint(self) -> None: ...
 
     async def skipped(self, key: tuple[str, str], start: Position, end: Position, why: str) -> None:
         self.skips.append((key, start, end))
@@ -191,6 +194,7 @@ async def upkeep(
 
 
 async def filled(streams: MemoryStreams, count: int) -> PublishLoop:
+    await streams.put(OWNER, b"us", 3600)
     return await publish(streams, log_of({1000 * n: ["demo"] for n in range(1, count + 1)}))
 
 
