@@ -46,6 +46,8 @@ class PublicResolver(AbstractResolver):
         """Raises AddressRefused where a name has no public address, OSError where it has none."""
         found = await self._inner.resolve(host, port, family)
         public = [one for one in found if is_public(one["host"])]
+        if not found:
+            raise OSError(f"{host} has no address")
         if not public:
             raise _refusal(host, found[0]["host"])
         return public
