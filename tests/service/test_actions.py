@@ -14,7 +14,7 @@ from support.cluster import Database, free_port
 from support.receiver import Receiver, receiver
 from support.waiting import until
 
-from judgify_engine.core.jobs import Finished
+from judgify_engine.core.jobs import Finished, Lane
 from judgify_engine.core.retries import Outcome
 from judgify_engine.core.streams import ALERT_CHANNEL, ALERTS, PERFORMANCE_ALERTS, stream_of
 from judgify_engine.pipeline import action_loop
@@ -299,6 +299,21 @@ async def test_a_tenant_whose_receivers_all_hang_holds_up_no_other(database: Dat
                 one.answers["/hook"] = [200]
                 one.hanging.set()
             await acts.settled(45)
+
+
+async def test_a_lease_takes_what_the_bounds_leave_free(prepared: Acting, target: Receiver) -> None:
+    await prepared.workflow(calling(target))
+    stream = stream_of(TENANT)
+    await join_at_the_end(prepared.streams, stream)
+    await prepared.judge(20)
+    await prepared.intake.take(stream, await prepared.streams.read(stream, GROUP, "test", 100, 1))
+    jobs, lane = ActionJobs(prepared.pools), Lane(TENANT, target.url.removeprefix("http://"))
+    assert len(await jobs.claim("me", 10, 64, 3, 10, {lane: 2})) == 1
+    assert len(await jobs.claim("me", 10, 64, 3, 10, {lane: 3})) == 0
+    assert len(await jobs.claim("me", 10, 64, 8, 4, {lane: 1})) == 3
+    assert len(await jobs.claim("me", 10, 64, 8, 4, {Lane(TENANT, "another:443"): 4})) == 0
+    assert len(await jobs.claim("me", 10, 2, 8, 8, {})) == 2
+    assert len(await jobs.claim("me", 10, 64, 64, 64, {})) == 14
 
 
 # Processes that end --------------------------------------------------------------------------------------------------------
