@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from judgify_engine import __version__, interrupts, resources
-from judgify_engine.commands import demo, feed, migrate, quotas, rebuild, serve, status, tokens, verify, worker
+from judgify_engine.commands import demo, feed, migrate, quotas, rebuild, serve, status, tokens, verify, webhooks, worker
 from judgify_engine.errors import JudgifyError, SettingsError
 
 COMMANDS: dict[str, tuple[Any, str]] = {
@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[Any, str]] = {
     "migrate": (migrate, "bring the database's tables up to date"),
     "tokens": (tokens, "create, list and revoke tokens"),
     "quotas": (quotas, "bound what tenants may use"),
+    "webhooks": (webhooks, "show or replace the secret that a tenant's webhooks are signed with"),
     "verify": (verify, "compare the rollups with the table, now"),
     "rebuild": (rebuild, "compute the rollups of some hours anew, while the engine runs"),
     "status": (status, "show how a running server is doing"),

@@ -137,6 +137,8 @@ class KeepConfig(Section, frozen=True):
     """How long the buckets of 5 seconds behind the live charts are kept."""
     judgments_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
     """How long judgments are kept at least; then they leave by whole partitions, and their rollups stay. 0: for ever."""
+    actions_days: Annotated[int, Meta(ge=1, le=3650)] = 30
+    """How long actions that are over (also dead ones) and the records of attempts are kept."""
     partition: Literal["month", "week", "day"] = "month"
     """How much time one partition of the judgments holds. A change counts for those that are not made yet."""
 
@@ -187,6 +189,27 @@ class StreamsConfig(Section, frozen=True):
     """Write-ahead log that may be kept so that emptied streams can be filled again for slow groups."""
 
 
+class ActionsConfig(Section, frozen=True):
+    """What workflows have done with their results."""
+
+    concurrency: Annotated[int, Meta(ge=2, le=1000)] = 64
+    """Attempts of a process at once; those of one tenant take at most half of it."""
+    per_destination: Annotated[int, Meta(ge=1, le=1000)] = 8
+    """Of these, for one tenant and destination (host and port), so that one which hangs holds up nobody else."""
+    private_networks: bool = False
+    """Whether webhooks may go to this machine and to private networks, too."""
+    proxy: Annotated[str, Meta(pattern=r"^(https?://\S+)?$")] = ""
+    """An HTTP proxy for all webhooks, which then has to see to it what may be reached. The usual variables are not heeded."""
+    retry_first_s: Seconds = 2.0
+    """Rest after the first failed attempt; three times as long after each further one."""
+    retry_longest_s: Seconds = 10_800.0
+    """The longest rest; a receiver's `Retry-After` is heeded up to it."""
+    lease_s: Seconds = 15.0
+    """How long after its timeout an attempt is given up, when the process that made it is gone."""
+    claim_idle_s: Seconds = 30.0
+    """Entries of a stream that a process has for so long without an answer are taken over by another one."""
+
+
 class LogConfig(Section, frozen=True):
     """What the process says about itself, on stderr."""
 
@@ -223,6 +246,7 @@ class Config(Section, frozen=True):
     quota: QuotaConfig = QuotaConfig()
     redis: RedisConfig = RedisConfig()
     streams: StreamsConfig = StreamsConfig()
+    actions: ActionsConfig = ActionsConfig()
     log: LogConfig = LogConfig()
     seed: SeedConfig = SeedConfig()
 
@@ -328,6 +352,6 @@ def _explain(error: msgspec.ValidationError, tree: dict[str, Any]) -> str:
     node: Any = tree
     for key in path.split(".") if path else []:
         node = node.get(key) if isinstance(node, dict) else None
-    secret = path in ("database", "seed") or path.endswith(("url", "token"))
+    secret = path in ("database", "seed") or path.endswith(("url", "token", "proxy"))
     got = "" if not path or secret or isinstance(node, dict) else f", got {node!r}"
     return f"{path or 'settings'}: {text[0].lower()}{text[1:]}{got}"

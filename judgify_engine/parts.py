@@ -1,19 +1,24 @@
 """The parts of one process, built and joined: the only place that knows all edges. `worker` gives them life."""
 
 import asyncio
+import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from typing import Any
 
 import asyncpg
 from aiohttp import web
 
+from judgify_engine.actions.webhooks import WebhookPerformer
 from judgify_engine.cdc.holder import Holder
 from judgify_engine.cdc.publisher import Publisher, slot_of
 from judgify_engine.config import Config
 from judgify_engine.core.quota import Quota
 from judgify_engine.core.samples import Windows
+from judgify_engine.core.streams import JUDGMENTS, stream_of
+from judgify_engine.ingest.actions import ActionRoutes
 from judgify_engine.ingest.admission import Admission
 from judgify_engine.ingest.direct import Direct
 from judgify_engine.ingest.gaps import GapRoutes
@@ -34,6 +39,9 @@ from judgify_engine.live.session import DashboardRoutes
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.accepted import Accepted
 from judgify_engine.pipeline.access import SCOPES, Access, Grant
+from judgify_engine.pipeline.action_alerts import AlertPerformer
+from judgify_engine.pipeline.action_intake import ActionIntake, join_at_the_end
+from judgify_engine.pipeline.action_loop import ActionLoop
 from judgify_engine.pipeline.batch_loop import BatchLoop
 from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.partition_queue import PartitionQueue
@@ -45,6 +53,8 @@ from judgify_engine.pipeline.repair_loop import RepairLoop
 from judgify_engine.pipeline.streams import Streams
 from judgify_engine.store import metrics_upkeep, upkeep
 from judgify_engine.store.accepted import AcceptedStore
+from judgify_engine.store.action_jobs import ActionJobs
+from judgify_engine.store.actions import ActionStore
 from judgify_engine.store.charts import ChartReader
 from judgify_engine.store.copy_writer import CopyWriter
 from judgify_engine.store.gaps import GapReader
@@ -93,6 +103,7 @@ class Parts:
         writer = CopyWriter(judgments, metrics, timeout_s, self._quarantine)
         self._batches = [BatchLoop(queue, writer, config.batch, metrics, timeout_s) for queue in self.queues]
         self._build_followers()
+        self._build_actions()
         quotas = Quotas(max(1, config.workers))
         access = self._access(quotas)
         self.dashboards = DashboardRoutes(self._hub, access, metrics, quotas)
@@ -102,6 +113,7 @@ class Parts:
         )
         self.routes = self._routes(access, quotas)
         metrics.gauges += [self._gauges, self._verified, self._holder.gauges, self._publisher.gauges, self._quarantine.gauges]
+        metrics.gauges.append(self._actions.gauges)
 
     def _build_followers(self) -> None:
         """Who follows the log, and what is done to the rollups."""
@@ -164,6 +176,26 @@ class Parts:
 
         return Hub(reader, lambda: self._holder.follows, config.live, metrics, hearing, verified_s)
 
+    def _build_actions(self) -> None:
+        """What workflows have done with their results."""
+        config, streams, metrics = self._config.actions, self._streams, self._metrics
+        jobs, self._webhooks = ActionJobs(self._judgments), WebhookPerformer(config)
+        alerts = AlertPerformer(streams, self._config.streams.keep_dashboard_entries)
+        owner = secrets.token_hex(8)
+        self._actions = ActionLoop(jobs, self._webhooks, alerts, config, owner, metrics, random.Random())
+        # The publisher remembers every group that it finds, and puts it back where it stood when the streams are emptied.
+        join = partial(join_at_the_end, streams)
+        self._intake = ActionIntake(streams, jobs, join, config.claim_idle_s, metrics, self._actions.wake)
+
+    async def _follow(self, tenant_id: str) -> None:
+        """See that no judgment of this tenant is missed from now on. Raises Overloaded."""
+        await self._publisher.demand()
+        await self._intake.joined(stream_of(tenant_id))
+
+    async def _act(self, stop: asyncio.Event) -> None:
+        async with self._webhooks:
+            await self._actions.run(stop)
+
     def _access(self, quotas: Quotas) -> Access:
         seed, own = self._config.seed, self._config.quota
         default = Quota(own.requests_per_s, own.bytes_per_s, own.sockets)
@@ -196,7 +228,8 @@ class Parts:
             SummaryRoutes(SummaryReader(rollups, slot), access),
             GapRoutes(GapReader(rollups, slot), access),
             MetricsRoutes(ChartReader(rollups, slot), access, config.metrics.keep_days),
-            WorkflowRoutes(WorkflowStore(judgments), self._registry, access, self.admission),
+            WorkflowRoutes(WorkflowStore(judgments), self._registry, access, self.admission, self._follow),
+            ActionRoutes(ActionStore(judgments), reader, self._actions, access),
             operate,
             self.dashboards,
             PageRoutes(TokenStore(judgments), access, config.live.session_ttl_s),
@@ -222,6 +255,9 @@ class Parts:
             tasks.create_task(self._hearing.run(stop), name="hearing")
         tasks.create_task(self._reconcile.run(stop), name="reconcile")
         tasks.create_task(self._repair.run(stop), name="repair")
+        tasks.create_task(self._act(stop), name="actions")
+        for stream in JUDGMENTS:
+            tasks.create_task(self._intake.run(stream, stop), name=f"actions-{stream}")
         fine_days = config.metrics.keep_days
         tasks.create_task(upkeep.run(self._judgments, config.keep, fine_days, stop, self._verified_s), name="upkeep")
         tasks.create_task(metrics_upkeep.run(self._rollups, config, stop), name="metrics-upkeep")

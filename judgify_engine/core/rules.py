@@ -13,6 +13,8 @@ import cel
 import msgspec
 from msgspec import Meta
 
+from judgify_engine.core import actions
+from judgify_engine.core.actions import MAX_ACTIONS, Action, ActionName, ActionNames
 from judgify_engine.core.model import Verdict
 from judgify_engine.core.tracking import MAX_FIELDS, MAX_NAME_CHARS, NAME_PATTERN
 from judgify_engine.errors import InvalidWorkflow
@@ -42,6 +44,8 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     result: dict[str, Any]
     """Any JSON object; its `verdict`, where it is a string, names the result on dashboards."""
     confidence: Confidence = 1.0
+    actions: ActionNames = []
+    """What is to be done then; defined in `actions` of the workflow."""
 
 
 class Rule(Outcome, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,6 +65,10 @@ class WorkflowDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     description: Annotated[str, Meta(max_length=2000)] = ""
     track: Annotated[list[Tracked], Meta(max_length=MAX_FIELDS, extra_json_schema={"uniqueItems": True})] = []
     """Numeric fields of `input_data` to chart, each once; dots lead into nested objects."""
+    actions: Annotated[dict[ActionName, Action], Meta(max_length=MAX_ACTIONS)] = {}
+    """By name: what rules, the default and `on_failure` may have done."""
+    on_failure: ActionNames = []
+    """What is to be done when judging fails."""
 
 
 def check_tracked(definition: WorkflowDefinition) -> None:
@@ -71,6 +79,13 @@ def check_tracked(definition: WorkflowDefinition) -> None:
         if first != index:
             detail = f"track[{index}]: {name!r} is tracked twice, it is track[{first}] already"
             raise InvalidWorkflow(detail, field=f"track[{index}]")
+
+
+def check_actions(definition: WorkflowDefinition) -> None:
+    """Refuse names of actions that are not defined, and actions that nobody names: raises InvalidWorkflow."""
+    named = [(f"rules[{index}].actions", rule.actions) for index, rule in enumerate(definition.rules)]
+    named += [("default.actions", definition.default.actions), ("on_failure", definition.on_failure)]
+    actions.check_actions(definition.actions, named)
 
 
 KNOWN_FUNCTIONS = frozenset(

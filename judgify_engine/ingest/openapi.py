@@ -12,6 +12,7 @@ from judgify_engine.core.rules import WorkflowDefinition
 from judgify_engine.core.view import BUCKETS_S, CHARTS
 from judgify_engine.ingest.metrics import FORMATS, MAX_METRICS
 from judgify_engine.ingest.workflows import WorkflowAnswer, WorkflowPage
+from judgify_engine.wire.actions import STATES, ActionPage, ActionRecord, AttemptPage, ReplayedActions
 from judgify_engine.wire.answer import JudgmentAnswer, JudgmentPage, JudgmentRecord
 from judgify_engine.wire.gaps import GapPage
 from judgify_engine.wire.metrics import MetricsAnswer
@@ -36,6 +37,10 @@ _TYPES = (
     QualityReport,
     QuarantineRecord,
     QuarantinePage,
+    ActionRecord,
+    ActionPage,
+    AttemptPage,
+    ReplayedActions,
     Problem,
 )
 
@@ -82,6 +87,8 @@ _FILTERS = (
     _parameter("created_to", "query", _TIME, "Before."),
 )
 
+_ACTION_ID = _parameter("action_id", "path", _UUID, "As the list gives it.")
+_ACTION_NAME = _parameter("action", "query", {"type": "string"}, "With this name only.")
 _QUARANTINE_ID = _parameter("quarantine_id", "path", _UUID, "As the list gives it.")
 _METRICS = (
     _parameter("timeframe", "query", {"enum": list(BUCKETS_S), "default": "24h"}, "How far back from `until`."),
@@ -115,6 +122,31 @@ _OPERATIONS = (
         "get", "/api/v1/judgments/{judgment_id}", "Judgments", "One whole record", "read",
         {200: (JudgmentRecord, "The record.")}, (401, 403, 404, 429, 503), None,
         (_parameter("judgment_id", "path", _UUID, "As the answer gave it."),),
+    ),
+    _Operation(
+        "get", "/api/v1/judgments/{judgment_id}/actions", "Actions", "What was tried for a judgment, newest first", "read",
+        {200: (AttemptPage, "A page.")}, (401, 403, 404, 422, 429, 503), None,
+        (_parameter("judgment_id", "path", _UUID, "As the answer gave it."), _LIMIT, _CURSOR),
+    ),
+    _Operation(
+        "get", "/api/v1/actions", "Actions", "What was, or will be, done for judgments, newest first", "read",
+        {200: (ActionPage, "A page.")}, (401, 403, 422, 429, 503), None,
+        (
+            _parameter("state", "query", {"enum": list(STATES)}, "In this state only."),
+            _FILTERS[0], _parameter("judgment_id", "query", _UUID, "Of this judgment only."), _ACTION_NAME, _LIMIT, _CURSOR,
+        ),
+    ),
+    _Operation(
+        "get", "/api/v1/actions/{action_id}", "Actions", "One action of a judgment", "read",
+        {200: (ActionRecord, "The action.")}, (401, 403, 404, 429, 503), None, (_ACTION_ID,),
+    ),
+    _Operation(
+        "post", "/api/v1/actions/{action_id}/replay", "Actions", "Have one that was given up tried again", "admin",
+        {200: (ActionRecord, "It waits for its attempt.")}, (401, 403, 404, 409, 429, 503), None, (_ACTION_ID,),
+    ),
+    _Operation(
+        "post", "/api/v1/actions/replay", "Actions", "Have all that were given up tried again, up to 10,000", "admin",
+        {200: (ReplayedActions, "How many.")}, (401, 403, 422, 429, 503), None, (_FILTERS[0], _ACTION_NAME),
     ),
     _Operation(
         "get", "/api/v1/summary", "Metrics", "Figures, trends, alerts, and up to when they are verified", "read",

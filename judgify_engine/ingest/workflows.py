@@ -1,9 +1,11 @@
 """Workflows over HTTP: put, get, delete, list."""
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 from aiohttp import web
 
-from judgify_engine.core.rules import CompiledWorkflow, WorkflowDefinition, check_tracked
+from judgify_engine.core.rules import CompiledWorkflow
 from judgify_engine.errors import InvalidField, WorkflowNotFound
 from judgify_engine.ingest.admission import Admission
 from judgify_engine.ingest.judgments import JSON, checked_query, limit_of, read_body
@@ -11,7 +13,8 @@ from judgify_engine.pipeline.access import Access
 from judgify_engine.pipeline.registry import WorkflowRegistry
 from judgify_engine.store.workflows import StoredWorkflow, WorkflowStore
 from judgify_engine.wire.answer import format_time
-from judgify_engine.wire.request import WorkflowId, decode_body
+from judgify_engine.wire.definition import decode_definition
+from judgify_engine.wire.request import WorkflowId
 
 
 class WorkflowAnswer(msgspec.Struct, omit_defaults=True):
@@ -34,8 +37,17 @@ class WorkflowPage(msgspec.Struct):
 class WorkflowRoutes:
     """The handlers; see `routes`."""
 
-    def __init__(self, store: WorkflowStore, registry: WorkflowRegistry, access: Access, admission: Admission) -> None:
+    def __init__(
+        self,
+        store: WorkflowStore,
+        registry: WorkflowRegistry,
+        access: Access,
+        admission: Admission,
+        follow: Callable[[str], Awaitable[None]],
+    ) -> None:
+        """`follow`: see that the actions of a tenant's judgments are done from now on."""
         self._store, self._registry, self._access, self._admission = store, registry, access, admission
+        self._follow = follow
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -51,9 +63,10 @@ class WorkflowRoutes:
         workflow_id = _workflow_id(request)
         size = self._admission.enter(request.content_length)
         try:
-            definition: WorkflowDefinition = decode_body(await read_body(request, self._admission), WorkflowDefinition)
-            check_tracked(definition)
+            definition = decode_definition(await read_body(request, self._admission))
             CompiledWorkflow(grant.tenant_id, workflow_id, 0, definition)  # refuses what cannot be used
+            if definition.actions:
+                await self._follow(grant.tenant_id)
             stored = await self._store.put(grant.tenant_id, workflow_id, msgspec.json.encode(definition).decode())
             self._registry.stored(CompiledWorkflow(grant.tenant_id, workflow_id, stored.version, definition))
         finally:

@@ -92,6 +92,10 @@ class Metrics(Collector):
         self.commits_resolved = 0
         self.quarantined: Counter[str] = Counter()
         """Refused requests by what is wrong with them (core/quality)."""
+        self.actions: Counter[str] = Counter()
+        """Actions made, and attempts by outcome: see pipeline/action_loop."""
+        self.action = Histogram((*SECONDS, 60.0))
+        """Attempts of actions."""
         self.gauges: list[Callable[[], Iterable[tuple[str, str, dict[str, str], float]]]] = []
         """Each yields (name, help, labels, value)."""
         self._process = psutil.Process()
@@ -120,6 +124,7 @@ class Metrics(Collector):
         yield stages
         for name, text, histogram in (
             ("judgify_batch_rows", "Judgments in one commit.", self.batch_rows),
+            ("judgify_action_duration_seconds", "Time that an attempt of an action takes.", self.action),
             ("judgify_event_loop_lag_seconds", "How late the event loop wakes a timer.", self.loop_lag),
         ):
             family = HistogramMetricFamily(name, text)
@@ -149,6 +154,11 @@ class Metrics(Collector):
         for where, count in list(self.relay_gaps.items()):
             gaps.add_metric([where], count)
         yield gaps
+        text = "Actions that were made, attempts that succeeded or failed, actions given up, entries that made none."
+        actions = CounterMetricFamily("judgify_actions", text, labels=["outcome"])
+        for outcome, count in list(self.actions.items()):
+            actions.add_metric([outcome], count)
+        yield actions
         changes = CounterMetricFamily("judgify_changes", "Changes read from the log, by what became of them.", labels=["stage"])
         for stage in ("decoded", "skipped", "applied"):
             changes.add_metric([stage], getattr(self, f"changes_{stage}"))

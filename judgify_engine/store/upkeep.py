@@ -1,4 +1,4 @@
-"""What has to be done now and then: partitions ahead; old judgments, the quarantine and idempotency keys forgotten."""
+"""What has to be done now and then: partitions ahead; old judgments, the quarantine, actions and idempotency keys forgotten."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ import asyncpg
 
 from judgify_engine.config import KeepConfig
 from judgify_engine.errors import JudgifyError
-from judgify_engine.store import kept, partitions, quarantine, retention
+from judgify_engine.store import actions, kept, partitions, quarantine, retention
 from judgify_engine.store.pool import AWAY, Database
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ async def once(database: Database, keep: KeepConfig) -> None:
     async with database.query() as connection:
         await partitions.make_ahead(connection, datetime.now(UTC), keep.partition)
     await quarantine.tidy(database, keep)
+    await actions.tidy(database, keep.actions_days)
     for table, limit in (("idempotency_keys", keep.idempotency_days),):
         forgotten = SLICE_ROWS
         while forgotten == SLICE_ROWS:

@@ -13,6 +13,8 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from judgify_engine.core.actions import NAME as ACTION_NAME
+from judgify_engine.core.actions import URL as ACTION_URL
 from judgify_engine.core.depth import MAX_DEPTH
 from judgify_engine.core.tracking import NAME_PATTERN
 from judgify_engine.errors import InvalidField, MalformedJson, NestedTooDeep, NumberOutOfRange, UnstorableText
@@ -156,6 +158,8 @@ _IN_WORDS = {
     f"Expected `str` matching regex {pattern!r}": f"must be {words}"
     for pattern, words in (
         (WORKFLOW_ID, "letters, digits and . _ : -, at most 128, the first one a letter or digit"),
+        (ACTION_NAME, "letters, digits, _ and -, at most 64, the first one a letter or digit"),
+        (ACTION_URL, "an http or https URL in ASCII, without a user and a fragment"),
         (NAME_PATTERN, "names of letters, digits, _ and -, each beginning with a letter or _, joined by dots"),
     )
 }
@@ -166,6 +170,8 @@ def explain(error: Exception, body: bytes) -> Exception:
     """Sort a decoder's error: not JSON at all (400), or JSON of the wrong shape (422, naming the field)."""
     if isinstance(error, msgspec.ValidationError):
         text, _, place = str(error).partition(" - at `$")
+        text, _, within = text.partition(" - at `key` in `$")  # the key of a map is wrong
+        place = place or within
         named = _named_field.search(text)
         field = ".".join(filter(None, (place.rstrip("`").lstrip("."), named[1] if named else "")))
         kind = next((kind for said, kind in _KINDS if said.match(text)), "invalid_value")

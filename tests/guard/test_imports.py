@@ -8,7 +8,7 @@ import pytest
 from source_tree import PACKAGE, modules, name_of, tree_of
 
 ENGINE = "judgify_engine"
-EDGES = ("ingest", "cdc", "store", "live", "streams")
+EDGES = ("ingest", "cdc", "store", "live", "streams", "actions")
 JOINERS = ("parts", "worker", "supervisor", "serving", "commands")
 # What a layer may import of the engine (itself always).
 INWARD = {

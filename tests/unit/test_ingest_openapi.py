@@ -9,6 +9,7 @@ from aiohttp import web
 
 from judgify_engine.core.rules import WorkflowDefinition
 from judgify_engine.errors import JudgifyError
+from judgify_engine.ingest.actions import ActionRoutes
 from judgify_engine.ingest.gaps import GapRoutes
 from judgify_engine.ingest.judgments import JudgmentRoutes
 from judgify_engine.ingest.metrics import MetricsRoutes
@@ -32,13 +33,14 @@ def routes() -> list[web.RouteDef]:
     groups: list[Any] = [
         JudgmentRoutes(anything, anything, anything, anything, anything, Metrics(), anything, anything),
         QuarantineRoutes(anything, anything, anything, anything, anything),
-        WorkflowRoutes(anything, anything, anything, anything),
+        WorkflowRoutes(anything, anything, anything, anything, anything),
         SummaryRoutes(anything, anything),
         MetricsRoutes(anything, anything, 365),
         QualityRoutes(anything, anything),
         OperateRoutes(anything, anything, Metrics(), anything, anything, anything, b""),
         DashboardRoutes(anything, anything, Metrics(), anything),
         GapRoutes(anything, anything),
+        ActionRoutes(anything, anything, anything, anything),
     ]
     return [route for group in groups for route in group.routes()]
 

@@ -1,0 +1,171 @@
+"""The HTTP calls of actions: signed after Standard Webhooks, to addresses that may be called, with answers that are bounded.
+
+All attempts of an action carry the same `webhook-id`, also as `Idempotency-Key`. Redirects are not followed; certificates are
+checked; of an answer the beginning is kept.
+"""
+
+import asyncio
+import logging
+import socket
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+from standardwebhooks import Webhook as Signer
+from yarl import URL
+
+from judgify_engine import __version__
+from judgify_engine.config import ActionsConfig
+from judgify_engine.core.actions import Webhook
+from judgify_engine.core.addresses import is_address, is_public
+from judgify_engine.core.jobs import Job
+from judgify_engine.core.retries import Outcome, retry_after_s, verdict_of
+from judgify_engine.pipeline.action_alerts import GONE
+from judgify_engine.wire.actions import message_id, webhook_body
+
+log = logging.getLogger(__name__)
+
+KEPT_BYTES = 2048
+"""What is read and kept of an answer."""
+
+
+class AddressRefused(OSError):
+    """The address is of a private network, or of this machine."""
+
+
+class PublicResolver(AbstractResolver):
+    """Resolves names to public addresses only. What it gives is what is connected to: nobody asks a second time."""
+
+    def __init__(self) -> None:
+        self._inner = ThreadedResolver()
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
+        """Raises AddressRefused where a name has no public address, OSError where it has none."""
+        found = await self._inner.resolve(host, port, family)
+        public = [one for one in found if is_public(one["host"])]
+        if not found:
+            raise OSError(f"{host} has no address")
+        if not public:
+            raise _refusal(host, found[0]["host"])
+        return public
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def _refusal(host: str, address: str) -> AddressRefused:
+    return AddressRefused(f"{host} is {address}, which is not public; actions.private_networks would let it be called")
+
+
+class WebhookPerformer:
+    """Makes the calls, within its context."""
+
+    def __init__(self, config: ActionsConfig) -> None:
+        self._config = config
+        # With a proxy it is the proxy that connects, and that has to refuse.
+        self._guarded = not (config.private_networks or config.proxy)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "WebhookPerformer":
+        """Make the client. Nothing is connected yet."""
+        connector = aiohttp.TCPConnector(
+            limit=self._config.concurrency,
+            limit_per_host=0,
+            resolver=PublicResolver() if self._guarded else ThreadedResolver(),
+            ttl_dns_cache=10,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": f"judgify-engine/{__version__}", "Content-Type": "application/json"},
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def perform(self, job: Job, action: Webhook) -> Outcome:
+        """One call."""
+        assert self._session is not None
+        if job.judgment is None:
+            return Outcome("refused", GONE)
+        if not job.secrets:  # never unsigned; the store makes one when a job is leased
+            return Outcome("retry", "the tenant has no secret to sign with")
+        body = webhook_body(job.judgment, job.lane.tenant_id, job.action)
+        headers = _signed(message_id(job.judgment_id, job.action), body, job.secrets, time.time())
+        request = {"type": "webhook", "url": action.url, "webhook_id": headers["webhook-id"], "bytes": len(body)}
+        try:
+            url = URL(action.url)
+            if self._guarded and is_address(url.host or "") and not is_public(url.host or ""):
+                raise _refusal(action.url[:200], url.host or "")
+            return await self._call(url, body, headers, action.timeout_s, request)
+        except ValueError as error:  # the URL; from aiohttp or yarl
+            return Outcome("refused", f"it cannot be called: {error}", request=request)
+        except AddressRefused as error:
+            return Outcome("refused", str(error), request=request)
+        except TimeoutError:
+            return Outcome("retry", f"no answer within {action.timeout_s:g} s", request=request)
+        except (aiohttp.ClientError, OSError) as error:
+            refused = isinstance(getattr(error, "os_error", None), AddressRefused)
+            reason = str(getattr(error, "os_error", error)) if refused else str(error)
+            return Outcome("refused" if refused else "retry", reason or type(error).__name__, request=request)
+
+    async def _call(self, url: URL, body: bytes, headers: dict[str, str], timeout_s: float, request: dict[str, Any]) -> Outcome:
+        assert self._session is not None
+        async with asyncio.timeout(timeout_s):
+            response = await self._session.post(
+                url,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                proxy=self._config.proxy or None,
+                timeout=aiohttp.ClientTimeout(total=None),
+            )
+            try:
+                kept = await _beginning(response)
+            finally:
+                # What was not read is not waited for: the connection of an answer without end is closed.
+                response.release() if response.content.at_eof() else response.close()
+        answer: dict[str, Any] = {"status": response.status, "body": kept}
+        verdict = verdict_of(response.status)
+        if verdict == "succeeded":
+            return Outcome("succeeded", request=request, response=answer)
+        reason = f"the receiver answered {response.status}"
+        if 300 <= response.status < 400:
+            location = response.headers.get("Location", "")[:500]
+            reason += f" (to {_storable(location)}); redirects are not followed"
+        later_s = retry_after_s(response.headers.get("Retry-After"), time.time()) if verdict == "retry" else None
+        return Outcome(verdict, reason, later_s, request, answer)
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> str:
+    """The first bytes of the body, as text that PostgreSQL takes."""
+    kept = bytearray()
+    while len(kept) < KEPT_BYTES:
+        piece = await response.content.read(KEPT_BYTES - len(kept))
+        if not piece:
+            break
+        kept += piece
+    return _storable(kept.decode("utf-8", "replace"))
+
+
+def _storable(text: str) -> str:
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
+def _signed(identifier: str, body: bytes, secrets: tuple[str, ...], now_s: float) -> dict[str, str]:
+    """The headers. Each secret signs, so that a receiver may know either while one takes the place of the other."""
+    moment, text = datetime.fromtimestamp(now_s, UTC), body.decode()
+    return {
+        "webhook-id": identifier,
+        "webhook-timestamp": str(int(now_s)),
+        "webhook-signature": " ".join(Signer(secret).sign(identifier, moment, text) for secret in secrets),
+        "Idempotency-Key": identifier,
+    }
