@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
@@ -15,6 +14,7 @@ import uvloop
 from judgify_engine.config import Config
 from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.listen import open_sockets, port_of, url_of
+from judgify_engine.observe.allowance import machine_cores
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.parts import Parts
 from judgify_engine.seed import seed_workflows
@@ -38,23 +38,26 @@ def run_process(config: Config, reload: Callable[[], Config], companion: Compani
 
     `reload` reads the settings again, for workers that are started later.
     """
-    processes = config.workers or _cores()
-    if config.workers != 1:
+    processes = config.workers or machine_cores()
+    supervised = config.workers != 1 or config.scaling.executor == "local"
+    if supervised:
         signal.signal(signal.SIGHUP, lambda *_: None)  # there is nothing to replace yet
-    postgres = EmbeddedPostgres(Path(config.data_dir), processes) if config.embedded else None
+    postgres = EmbeddedPostgres(Path(config.data_dir), _most(config, processes)) if config.embedded else None
     try:
         dsn = postgres.start() if postgres is not None else config.database.url
         serving = Serving(config, dsn, postgres, companion)
-        run_on_loop(serving.one() if config.workers == 1 else serving.many(processes, reload))
+        run_on_loop(serving.many(processes, reload) if supervised else serving.one())
     finally:
         if postgres is not None:
             postgres.stop()
     return 0
 
 
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _most(config: Config, processes: int) -> int:
+    """How many there may ever be."""
+    if config.scaling.executor != "local":
+        return processes
+    return max(processes, config.scaling.min_workers, config.scaling.max_workers or machine_cores())
 
 
 def run_on_loop(main: Coroutine[Any, Any, None]) -> None:

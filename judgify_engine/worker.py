@@ -40,6 +40,8 @@ class Stop:
 
     def __init__(self) -> None:
         self.now, self.retire = asyncio.Event(), asyncio.Event()
+        self.deaf = asyncio.Event()
+        """No connections are accepted any more."""
 
     def on_signals(self) -> None:
         """SIGINT, SIGTERM and the end of the terminal mean now."""
@@ -135,6 +137,7 @@ class Worker:
                 await stop.asked()
                 for listener in listeners:
                     listener.close()
+                stop.deaf.set()
                 if not stop.now.is_set():
                     await self._retire(stop, runner)
                 log.info("stopping", extra={"under_way": parts.admission.requests})
@@ -142,6 +145,7 @@ class Worker:
                 stop.now.set()
                 for listener in listeners:
                     listener.close()
+                stop.deaf.set()
                 if not await parts.admission.drain(config.http.drain_timeout_s):
                     log.error("requests were cut off by the stop", extra={"requests": parts.admission.requests})
                 for queue in parts.queues:

@@ -82,6 +82,8 @@ class Metrics(Collector):
         self.commits_resolved = 0
         self.quarantined: Counter[str] = Counter()
         """Refused requests by what is wrong with them (core/quality)."""
+        self.scaling: Counter[str] = Counter()
+        """Decisions about the number of processes: out, in; and failed."""
         self.gauges: list[Callable[[], Iterable[tuple[str, str, dict[str, str], float]]]] = []
         """Each yields (name, help, labels, value)."""
         self._process = psutil.Process()
@@ -133,6 +135,10 @@ class Metrics(Collector):
         for kind, count in list(self.quarantined.items()):
             quarantined.add_metric([kind], count)
         yield quarantined
+        scaling = CounterMetricFamily("judgify_scaling_decisions", "Decisions to have more or fewer.", labels=["action"])
+        for action, count in list(self.scaling.items()):
+            scaling.add_metric([action], count)
+        yield scaling
         changes = CounterMetricFamily("judgify_changes", "Changes read from the log, by what became of them.", labels=["stage"])
         for stage in ("decoded", "skipped", "applied"):
             changes.add_metric([stage], getattr(self, f"changes_{stage}"))
