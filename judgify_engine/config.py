@@ -193,8 +193,8 @@ class ScalingConfig(Section, frozen=True):
     """When there should be more processes or fewer, and who sees to it. Shares from 0 to 1."""
 
     executor: Literal["dry_run", "local", "kubernetes"] = "dry_run"
-    """`dry_run`: decisions are told and stored only; `local`: the supervisor of `serve` starts and retires workers; `kubernetes`:
-    the scale of `kubernetes_name` is set."""
+    """`dry_run`: decisions are told and stored only; `local`: the supervisor of `serve` starts and retires workers;
+    `kubernetes`: the scale of `kubernetes_name` is set."""
     report_interval_s: Seconds = 5.0
     """How often each process says how it is doing."""
     interval_s: Seconds = 30.0

@@ -1,10 +1,11 @@
 """What the supervisor and a worker of it say to each other, over a socket pair that both inherit.
 
-The supervisor sends one line of JSON (`Orders`); the worker says `BOUND` when all is ready but that it listens, is told `LISTEN`
-(one after the other: ingest/steering needs to know the order), says `READY` when it serves, and `PONG` to each `PING`, which
-shows that its event loop turns; the supervisor may say `RETIRE`, and hears `DEAF` when nothing is accepted any more. A worker may ask for another number of workers (`ask_for`);
-the supervisor tells all of them how many there are (`tell_size`). Each takes the end of the other, whatever its cause, by the
-socket's end. Settings go this way and not as arguments: they hold passwords.
+The supervisor sends one line of JSON (`Orders`); the worker says `BOUND` when all is ready but that it listens, is told
+`LISTEN` (one after the other: ingest/steering needs to know the order), says `READY` when it serves, and `PONG` to each `PING`,
+which shows that its event loop turns; the supervisor may say `RETIRE`, and hears `DEAF` when nothing is accepted any more. A
+worker may ask for another number of workers (`ask_for`); the supervisor tells all of them how many there are (`tell_size`).
+Each takes the end of the other, whatever its cause, by the socket's end. Settings go this way and not as arguments: they hold
+passwords.
 """
 
 import asyncio

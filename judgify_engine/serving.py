@@ -24,7 +24,7 @@ from judgify_engine.store.pool import Database
 from judgify_engine.store.tokens import TokenStore
 from judgify_engine.store.workflows import WorkflowStore
 from judgify_engine.supervisor import Supervisor
-from judgify_engine.worker import Stop, Worker, databases
+from judgify_engine.worker import Stop, Worker, databases, streams_of
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Serving:
         """Serve in this process."""
         stop = Stop()
         stop.on_signals()
-        async with databases(self._config, self._dsn) as (judgments, rollups):
+        async with databases(self._config, self._dsn) as (judgments, rollups), streams_of(self._config) as streams:
             if not await stop.unless(self._prepare(judgments, rollups)):
                 return
             http = self._config.http
@@ -108,7 +108,7 @@ class Serving:
                 self._beside(tasks, url_of(http.host, port_of(found)), stop.now)
 
             metrics = Metrics()
-            parts = Parts(self._config, judgments, rollups, metrics, metrics.figures)
+            parts = Parts(self._config, judgments, rollups, metrics, metrics.figures, streams)
             await Worker(self._config, parts, metrics).run(stop, sockets, beside)
 
     async def many(self, processes: int, reload: Callable[[], Config]) -> None:

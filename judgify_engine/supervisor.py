@@ -109,7 +109,6 @@ class Supervisor:
     def listen_to_hangups(self) -> None:
         """From now on SIGHUP means: replace all workers, as soon as they are there."""
 
-
         def hang_up() -> None:
             self._hung_up = True
             self._wanted.set()
@@ -264,11 +263,12 @@ class Supervisor:
             self._listening.closed(place)
             self._listening.steer_freely(others)
 
-    def _see_off(self, leaving: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    def _see_off(self, leaving: Coroutine[Any, Any, None]) -> set["asyncio.Task[None]"]:
+        """To its end, or that of all."""
         task = asyncio.create_task(leaving, name="retire")
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
-        return task
+        return {task}
 
     async def _replace_all(self) -> None:
         """One by one, with the settings as they are now; the old one goes when the new one serves."""
@@ -297,7 +297,7 @@ class Supervisor:
                 log.error("a worker is not replaced", extra={"worker": place.number, "reason": error.detail})
                 return False
         http = self._config.http
-        await asyncio.wait((self._see_off(self._leave(before, LINGER_S + 2 * http.drain_timeout_s + GRACE_S)),))
+        await asyncio.wait(self._see_off(self._leave(before, LINGER_S + 2 * http.drain_timeout_s + GRACE_S)))
         return True
 
     async def _leave(self, child: Child, within_s: float) -> None:

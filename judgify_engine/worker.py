@@ -27,7 +27,9 @@ from judgify_engine.ingest.listen import Listener, Room
 from judgify_engine.observe import loop_lag
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.parts import Parts
+from judgify_engine.pipeline.streams import Streams
 from judgify_engine.store.pool import Database
+from judgify_engine.streams.opening import open_streams
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +103,16 @@ async def databases(config: Config, dsn: str) -> AsyncIterator[tuple[Database, D
     finally:
         await rollups.close()
         await judgments.close()
+
+
+@contextlib.asynccontextmanager
+async def streams_of(config: Config) -> AsyncIterator[Streams]:
+    """The streams of a process, whether or not Redis is there."""
+    streams = open_streams(config)
+    try:
+        yield streams
+    finally:
+        await streams.close()
 
 
 class Worker:

@@ -13,7 +13,7 @@ from judgify_engine.observe.siblings import Siblings
 from judgify_engine.parts import Parts
 from judgify_engine.pipeline.team import Team
 from judgify_engine.serving import run_on_loop
-from judgify_engine.worker import Stop, Worker, databases
+from judgify_engine.worker import Stop, Worker, databases, streams_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +58,8 @@ async def _serve(end: socket.socket) -> None:
 
     obeying = asyncio.create_task(_obey(line, stop, siblings, team, turn), name="control")
     try:
-        async with databases(config, orders.dsn) as (judgments, rollups):
-            parts = Parts(config, judgments, rollups, metrics, siblings.figures, team)
+        async with databases(config, orders.dsn) as (judgments, rollups), streams_of(config) as streams:
+            parts = Parts(config, judgments, rollups, metrics, siblings.figures, streams, team)
             await Worker(config, parts, metrics).run(stop, sockets, beside)
     finally:
         obeying.cancel()

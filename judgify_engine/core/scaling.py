@@ -91,11 +91,11 @@ def decide(recent: Sequence[Figures], current: int, last: Last | None, limits: L
     rule, reason, wanted = breach
     since_s = now.at_s - last.at_s if last is not None else float("inf")
     if since_s < now.window_s:
-        return stay("settling", f"{reason}; but it is {since_s:.0f} s since the last decision, and that needs a whole window", rule)
+        return stay("settling", f"{reason}; but the last decision was {since_s:.0f} s ago, and a whole window is needed", rule)
     if since_s < limits.cooldown_out_s:
         return stay("cooling", f"{reason}; but the last decision was {since_s:.0f} s ago", rule)
     if limits.shared_memory and now.memory > limits.out_memory:
-        return stay("crowded", f"{reason}; but {_percent(now.memory)} of the memory is taken, and one more would take more", rule)
+        return stay("crowded", f"{reason}; but {_percent(now.memory)} of the memory that all share is taken", rule)
     if current >= limits.maximum:
         return stay("limited", f"{reason}; but there are {current} already, the most that are allowed", rule)
     target = min(limits.maximum, current + max(1, min(limits.max_step, wanted - current)))
@@ -153,14 +153,14 @@ def _fewer(recent: Sequence[Figures], current: int, last: Last | None, limits: L
     if not all(agreeing) or now.at_s - recent[-1].at_s + now.window_s > since_s:
         return stay("waiting", f"idle, but not for {len(recent)} evaluations in a row")
     lowest = max(limits.minimum, current - limits.max_step)
-    target = next((number for number in range(lowest, current) if all(_fits(one, current, number, limits) for one in recent)), None)
-    if target is None:
+    fitting = [number for number in range(lowest, current) if all(_fits(one, current, number, limits) for one in recent)]
+    if not fitting:
         return stay("calm", f"idle, but with {current - 1} the load on each would be over its target")
     reason = (
         f"CPU {_percent(now.cpu)} < {_percent(limits.in_cpu)}, memory {_percent(now.memory)} < {_percent(limits.in_memory)}, "
         f"{_response(now)}, nothing waits; {len(recent)} times in a row"
     )
-    return Decision("in", "scaling", "idle", reason, current, target)
+    return Decision("in", "scaling", "idle", reason, current, fitting[0])
 
 
 def _is_idle(one: Figures, current: int, limits: Limits) -> bool:
@@ -181,7 +181,7 @@ def _fits(one: Figures, current: int, number: int, limits: Limits) -> bool:
     """
     cpu = one.cpu * current / number
     memory = one.memory * (1.0 if limits.shared_memory else current / number)
-    if cpu > min(limits.target_cpu, limits.out_cpu) + ROUNDING or memory > min(limits.target_memory, limits.out_memory) + ROUNDING:
+    if cpu > limits.target_cpu + ROUNDING or memory > limits.target_memory + ROUNDING:
         return False
     if one.queue_rows * current / number > limits.out_queue_rows:
         return False

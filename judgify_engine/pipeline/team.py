@@ -1,4 +1,4 @@
-"""The workers of one supervisor, as one of them sees them: how many there are, and the line on which to ask for another number."""
+"""The workers of one supervisor, as one of them sees them: how many there are, and whom to ask for another number."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""More or fewer pods: the scale subresource of a Deployment or a StatefulSet, by the official client.
+"""More or fewer pods: the scale subresource of a Deployment or a StatefulSet, by the official client (extra `kubernetes`).
 
 The client blocks, so it runs in a thread; each of its calls has its own timeout, so the thread ends too. What somebody else has
 changed between our look and our change is not overwritten: the change names the version that it was made for.
@@ -9,9 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import kubernetes
-import urllib3
-
 from judgify_engine.config import ScalingConfig
 from judgify_engine.core.figures import Report
 from judgify_engine.errors import ScalingFailed, SettingsError
@@ -20,6 +17,8 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONFLICT = 409
 TRIES = 3
 """The version also changes when the number of ready pods does."""
+KINDS = {"deployment": "deployment", "statefulset": "stateful_set"}
+"""As the client's methods are called."""
 
 
 class Kubernetes:
@@ -29,12 +28,18 @@ class Kubernetes:
     acts, by_host, shared_memory = True, True, False
 
     def __init__(self, config: ScalingConfig) -> None:
-        """Raises SettingsError where it does not know which cluster, or which namespace."""
+        """Raises SettingsError where there is no client, or it does not know which cluster or which namespace."""
+        try:
+            import kubernetes  # an extra, and it takes a second
+            import urllib3
+        except ImportError as error:
+            need = "scaling.executor: kubernetes needs the extra of that name: pip install 'judgify-engine[kubernetes]'"
+            raise SettingsError(f"{need} ({error})") from error
+        self._refused, self._away = kubernetes.client.ApiException, (OSError, urllib3.exceptions.HTTPError)
         namespace = config.kubernetes_namespace or _own_namespace()
-        api = kubernetes.client.AppsV1Api(_client(config.kubernetes_config))
-        kind = {"deployment": "deployment", "statefulset": "stateful_set"}[config.kubernetes_kind]
-        self._read = getattr(api, f"read_namespaced_{kind}_scale")
-        self._patch = getattr(api, f"patch_namespaced_{kind}_scale")
+        api = kubernetes.client.AppsV1Api(_client(kubernetes, config.kubernetes_config))
+        self._read = getattr(api, f"read_namespaced_{KINDS[config.kubernetes_kind]}_scale")
+        self._patch = getattr(api, f"patch_namespaced_{KINDS[config.kubernetes_kind]}_scale")
         self._place = (config.kubernetes_name, namespace)
         self._timeout_s = config.timeout_s
         self.scope = f"{config.kubernetes_kind} {namespace}/{config.kubernetes_name}"
@@ -67,26 +72,27 @@ class Kubernetes:
         """What it answers; None: a conflict. Raises ScalingFailed."""
         try:
             return await asyncio.to_thread(method, *arguments, _request_timeout=self._timeout_s / 2)
-        except kubernetes.client.ApiException as error:
+        except self._refused as error:
             if error.status == CONFLICT:
                 return None
-            raise ScalingFailed(f"Kubernetes answered {error.status} for {self.scope}: {_reason(error)}") from error
-        except (OSError, urllib3.exceptions.HTTPError) as error:
+            said = str(error.body or error.reason or "")[:300]
+            raise ScalingFailed(f"Kubernetes answered {error.status} for {self.scope}: {said}") from error
+        except self._away as error:
             raise ScalingFailed(f"Kubernetes does not answer for {self.scope}: {error}") from error
 
 
-def _client(path: str) -> Any:
+def _client(library: Any, path: str) -> Any:
     """A client for the cluster that the kubeconfig names, or the one that this pod is in."""
-    settings = kubernetes.client.Configuration()
+    settings = library.client.Configuration()
     try:
         if path:
-            kubernetes.config.load_kube_config(path, client_configuration=settings)
+            library.config.load_kube_config(path, client_configuration=settings)
         else:
-            kubernetes.config.load_incluster_config(client_configuration=settings)
-    except (kubernetes.config.ConfigException, OSError) as error:
+            library.config.load_incluster_config(client_configuration=settings)
+    except (library.config.ConfigException, OSError) as error:
         raise SettingsError(f"scaling.kubernetes_config: no way to Kubernetes: {error}") from error
     settings.retries = False  # a failure is tried again after the cool-down, and here within a bounded time
-    return kubernetes.client.ApiClient(settings)
+    return library.client.ApiClient(settings)
 
 
 def _own_namespace() -> str:
@@ -94,7 +100,3 @@ def _own_namespace() -> str:
         return NAMESPACE_FILE.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise SettingsError(f"scaling.kubernetes_namespace must be set outside a pod: {error}") from error
-
-
-def _reason(error: Any) -> str:
-    return str(error.body or error.reason or "")[:300]

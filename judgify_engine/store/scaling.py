@@ -1,7 +1,7 @@
 """Scaling decisions (`scaling_decisions`), and the right to make them.
 
-That right is an advisory lock in a session of its own, in which the decisions are also written: a process that lost it, with its
-connection, cannot write another one. PostgreSQL frees it when the process dies.
+That right is an advisory lock in a session of its own, in which the decisions are also written: a process that lost it, with
+its connection, cannot write another one. PostgreSQL frees it when the process dies.
 """
 
 import contextlib
@@ -30,7 +30,8 @@ _FAILS = (asyncpg.PostgresError, *AWAY)
 """Whatever it is, the next evaluation begins anew."""
 
 _COLUMNS = (
-    "id, scope, decided_at, action, state, rule, reason, from_count, to_count, executor, outcome, error, figures::text AS figures"
+    "id, scope, decided_at, action, state, rule, reason, from_count, to_count, executor, outcome, error, "
+    "figures::text AS figures"
 )
 _LIST = f"SELECT {_COLUMNS} FROM scaling_decisions WHERE scope = $1 ORDER BY id DESC LIMIT $2"
 _LAST = """

@@ -2,6 +2,7 @@
 GET /api/v1/scaling. Pure."""
 
 from collections.abc import Mapping
+from math import isfinite
 
 import msgspec
 
@@ -24,8 +25,8 @@ def decode_report(fields: Mapping[bytes, bytes], at_s: float) -> Report:
     except (KeyError, ValueError) as error:
         raise Corrupt(f"not a report of a process: {error!r}") from error
     report = Report(at_s=at_s, **values)
-    if not 0 < report.cores <= 1:
-        raise Corrupt(f"not a report of a process: {report.cores} cores")
+    if not 0 < report.cores <= 1 or not isfinite(report.cpu_s + report.memory + report.answers_s + report.oldest_s):
+        raise Corrupt("not a report of a process: figures that cannot be")
     return report
 
 
