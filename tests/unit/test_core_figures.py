@@ -5,25 +5,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.builders import report, steady
 
 from judgify_engine.core.figures import History, Report
 from judgify_engine.errors import Corrupt
 from judgify_engine.wire.scaling import decode_report, encode_report
 
-WINDOW_S, FRESH_S, STEP_S = 60.0, 15.0, 5.0
-
-
-def report(process: str = "a/1", at_s: float = 1000.0, **values: Any) -> Report:
-    known: dict[str, Any] = {
-        "host": process.split("/")[0], "group": "", "cpu_s": at_s / 2, "cores": 1.0, "memory": 0.5, "answers": int(at_s * 10),
-        "answers_s": at_s, "queue_rows": 3, "oldest_s": 0.1,
-    }  # fmt: skip
-    return Report(process=process, at_s=at_s, **{**known, **values})
-
-
-def steady(process: str = "a/1", start_s: float = 900.0, end_s: float = 1000.0, **values: Any) -> list[Report]:
-    times = [start_s + step * STEP_S for step in range(int((end_s - start_s) / STEP_S) + 1)]
-    return [report(process, at_s, **values) for at_s in times]
+WINDOW_S, FRESH_S = 60.0, 15.0
 
 
 def figures(reports: list[Report], at_s: float = 1000.0, *, by_host: bool = False) -> Any:

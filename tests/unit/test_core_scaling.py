@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.builders import CALM, figures
 
 from judgify_engine.config import ScalingConfig
 from judgify_engine.core.figures import Figures
@@ -19,20 +20,7 @@ LIMITS = Limits(
     shared_memory=False,
     **{name: getattr(CONFIG, name) for name in Limits._fields if hasattr(CONFIG, name)},
 )
-CALM: dict[str, Any] = {"cpu": 0.5, "memory": 0.5, "response_ms": 20.0, "queue_rows": 5.0, "oldest_s": 0.01}
 IDLE = {**CALM, "cpu": 0.2, "memory": 0.3}
-
-
-def figures(processes: int = 4, at_s: float = 10_000.0, **values: Any) -> Figures:
-    known = {
-        "processes": processes,
-        "replicas": processes,
-        "starting": 0,
-        "answers_per_s": 100.0,
-        "at_s": at_s,
-        "window_s": 60.0,
-    }
-    return Figures(**{**known, **CALM, **values})
 
 
 def always(**values: Any) -> list[Figures]:

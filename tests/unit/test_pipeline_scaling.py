@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from support.waiting import until
-from test_core_figures import steady
+from unit.builders import steady
 
 from judgify_engine.config import ScalingConfig
 from judgify_engine.core.figures import Figures, Report
@@ -74,10 +74,12 @@ class Book:
         assert self.held
         if any(row["slot"] == slot for row in self.rows):
             return None
-        self.rows.append(
-            {"decision": decision, "slot": slot, "at_s": at_s, "outcome": outcome, "error": None, "published": False}
-        )
+        self.add(decision, slot, at_s, outcome)
         return len(self.rows)
+
+    def add(self, decision: Decision, slot: int, at_s: float, outcome: str, *, published: bool = False) -> None:
+        row = {"decision": decision, "slot": slot, "at_s": at_s, "outcome": outcome, "error": None, "published": published}
+        self.rows.append(row)
 
     async def finish(self, number: int, outcome: str, error: str | None) -> None:
         self.rows[number - 1] |= {"outcome": outcome, "error": error}
