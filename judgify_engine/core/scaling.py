@@ -189,7 +189,7 @@ def _fits(one: Figures, current: int, number: int, limits: Limits) -> bool:
 
 
 def _percent(share: float) -> str:
-    return f"{share * 100:.0f} %"
+    return f"{share * 100:.3g} %"
 
 
 def _response(one: Figures) -> str:

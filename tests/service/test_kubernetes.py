@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.cluster import Database
-from support.engine import Engine
+from support.engine import ROOT, Engine
 from support.kubernetes import Kubernetes as Server
 from support.waiting import until
 
@@ -124,3 +124,25 @@ async def test_an_engine_brings_the_replicas_into_their_bounds(
         ("deployment plant/judgify", "out", "minimum", 2, 3)
     ]
     assert engine.terminate() == 0
+
+
+def manifest(name: str, kind: str) -> dict[str, Any]:
+    yaml = pytest.importorskip("yaml")
+    documents = list(yaml.safe_load_all((ROOT / "profiles" / "kubernetes" / name).read_text()))
+    return next(document for document in documents if document["kind"] == kind)
+
+
+async def test_the_manifest_grants_what_is_called_and_no_more(server: Server, settings: dict[str, Any]) -> None:
+    await Kubernetes(ScalingConfig(**settings)).scale(3, 4)
+    called = {(method.lower(), *path.split("/")[-3::2]) for method, path, _ in server.requests}
+    (rule,) = manifest("scaling.yaml", "Role")["rules"]
+    assert rule["apiGroups"] == ["apps"]
+    assert {(verb, *what.split("/")) for verb in rule["verbs"] for what in rule["resources"]} == called
+    assert rule["resourceNames"] == ["judgify"]
+
+
+def test_the_autoscaler_has_the_numbers_that_are_ours() -> None:
+    spec, ours = manifest("hpa.yaml", "HorizontalPodAutoscaler")["spec"], ScalingConfig()
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (ours.min_replicas, ours.max_replicas) == (3, 20)
+    targets = {one["resource"]["name"]: one["resource"]["target"]["averageUtilization"] for one in spec["metrics"]}
+    assert targets == {"cpu": 70, "memory": 80}

@@ -1,5 +1,6 @@
 """More processes when there is need, fewer when there is none, and never one because of the other."""
 
+import random
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.builders import CALM, figures
 
+from bench.day import Day
 from judgify_engine.config import ScalingConfig
 from judgify_engine.core.figures import Figures
 from judgify_engine.core.scaling import Decision, Last, Limits, decide
@@ -183,3 +185,11 @@ def test_a_constant_load_leads_one_way_and_then_to_rest(
     assert len({decision.action for decision in decisions}) <= 1, [(one.action, one.reason) for one in decisions]
     assert limits.minimum <= processes <= limits.maximum
     assert msgspec.json.encode(decisions)
+
+
+@pytest.mark.parametrize(("peak", "seed"), [(24_000.0, 1), (100_000.0, 2)])
+def test_a_simulated_day_keeps_what_the_bench_promises(peak: float, seed: int) -> None:
+    day = Day(peak, 3000.0, CONFIG, random.Random(seed))
+    day.run()
+    assert list(day.broken()) == []
+    assert {moment.decision.action for moment in day.changes} == {"out", "in"}
