@@ -25,6 +25,7 @@ from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.listen import open_sockets, port_of, url_of
 from judgify_engine.ingest.steering import Group
 from judgify_engine.observe.siblings import make_folder
+from judgify_engine.place import Place
 from judgify_engine.worker import LINGER_S, Stop
 
 log = logging.getLogger(__name__)
@@ -37,28 +38,6 @@ GRACE_S = 4.0
 STEERED_S = 1.0
 """How long a worker that is to retire still accepts whoever was connecting when new connections were steered away from it."""
 MOST_WORKERS = 256
-
-
-class Place:
-    """One of the workers, whichever process it is just now, and the sockets that outlive it."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.child: Child | None = None
-        self.sockets: list[socket.socket] = []
-        self.changing = asyncio.Lock()
-        """Held by whoever starts a process for this place."""
-        self.changed = asyncio.Event()
-        """Another process is here than before."""
-        self.pause_s = 0.0
-        self.keeper: asyncio.Task[None] | None = None
-        """Sees that a process is here."""
-
-    def close(self) -> None:
-        """Take no more connections."""
-        for one in self.sockets:
-            one.close()
-        self.sockets = []
 
 
 class Supervisor:
@@ -161,7 +140,7 @@ class Supervisor:
             child = place.child
             assert child is not None
             place.changed.clear()
-            if not await _ended(child, place.changed):
+            if not await place.ended(child):
                 continue  # it was replaced, and whoever did that sees to its end
             async with place.changing:
                 if place.child is not child:
@@ -318,18 +297,6 @@ class Supervisor:
         if renewed != config:
             log.warning("host, port, data directory, databases and the number of workers need a new start")
         return renewed
-
-
-async def _ended(child: Child, changed: asyncio.Event) -> bool:
-    """Wait for the process's end (True), or for another one in its place."""
-    watching = asyncio.create_task(child.watch(), name="worker-watch")
-    changing = asyncio.create_task(changed.wait(), name="worker-changed")
-    try:
-        await asyncio.wait((watching, changing), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        watching.cancel()
-        changing.cancel()
-    return child.exit.done()
 
 
 def _longer(pause_s: float) -> float:
