@@ -1,10 +1,13 @@
-"""`serve` and `demo`: the embedded PostgreSQL where no other is named, and one process on it, or a supervisor with several."""
+"""`serve` and `demo`: one process, or a supervisor with several; the embedded servers where no others are named.
+
+That is PostgreSQL, and for several processes, which must share their streams, Redis.
+"""
 
 import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import uvloop
 from judgify_engine.config import Config
 from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.listen import open_sockets, port_of, url_of
+from judgify_engine.machine.server_process import ServerProcess
 from judgify_engine.observe.allowance import machine_cores
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.parts import Parts
@@ -23,12 +27,13 @@ from judgify_engine.store.embedded import EmbeddedPostgres
 from judgify_engine.store.pool import Database
 from judgify_engine.store.tokens import TokenStore
 from judgify_engine.store.workflows import WorkflowStore
+from judgify_engine.streams.embedded import EmbeddedRedis
 from judgify_engine.supervisor import Supervisor
 from judgify_engine.worker import Stop, Worker, databases, streams_of
 
 log = logging.getLogger(__name__)
 
-POLL_POSTGRES_S = 0.25
+POLL_SERVERS_S = 0.25
 Companion = Callable[[str, asyncio.Event], Coroutine[Any, Any, None]]
 """Runs beside the server, given its URL and the stop event (the simulated plant of `demo`)."""
 
@@ -42,14 +47,20 @@ def run_process(config: Config, reload: Callable[[], Config], companion: Compani
     supervised = config.workers != 1 or config.scaling.executor == "local"
     if supervised:
         signal.signal(signal.SIGHUP, lambda *_: None)  # there is nothing to replace yet
-    postgres = EmbeddedPostgres(Path(config.data_dir), _most(config, processes)) if config.embedded else None
+    data_dir, most = Path(config.data_dir), _most(config, processes)
+    postgres = EmbeddedPostgres(data_dir, most) if config.embedded else None
+    redis = EmbeddedRedis(data_dir, config.streams.max_bytes) if most > 1 and not config.redis.url else None
+    servers = [server for server in (postgres, redis) if server is not None]
     try:
         dsn = postgres.start() if postgres is not None else config.database.url
-        serving = Serving(config, dsn, postgres, companion)
-        run_on_loop(serving.many(processes, reload) if supervised else serving.one())
+        url = redis.start() if redis is not None else ""
+        if redis is not None and postgres is None:
+            log.warning("streams are shared by the workers of this machine only; name a Redis for all (JUDGIFY_REDIS_URL)")
+        serving = Serving(_with_redis(config, url), dsn, servers, companion)
+        run_on_loop(serving.many(processes, lambda: _with_redis(reload(), url)) if supervised else serving.one())
     finally:
-        if postgres is not None:
-            postgres.stop()
+        for server in reversed(servers):
+            server.stop()
     return 0
 
 
@@ -58,6 +69,13 @@ def _most(config: Config, processes: int) -> int:
     if config.scaling.executor != "local":
         return processes
     return max(processes, config.scaling.min_workers, config.scaling.max_workers or machine_cores())
+
+
+def _with_redis(config: Config, url: str) -> Config:
+    """The settings with this Redis in them, where they name none."""
+    if config.redis.url:
+        return config
+    return msgspec.structs.replace(config, redis=msgspec.structs.replace(config.redis, url=url))
 
 
 def run_on_loop(main: Coroutine[Any, Any, None]) -> None:
@@ -83,10 +101,10 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 
 
 class Serving:
-    """What both ways share: the tables, the printed address, the companion, the embedded server's keeper."""
+    """What both ways share: the tables, the printed address, the companion, the embedded servers' keeper."""
 
-    def __init__(self, config: Config, dsn: str, postgres: EmbeddedPostgres | None, companion: Companion | None) -> None:
-        self._config, self._dsn, self._postgres, self._companion = config, dsn, postgres, companion
+    def __init__(self, config: Config, dsn: str, servers: Sequence[ServerProcess], companion: Companion | None) -> None:
+        self._config, self._dsn, self._servers, self._companion = config, dsn, servers, companion
         self._code: str | None = None
         """Opens the page once, if the profile gives one."""
 
@@ -148,14 +166,15 @@ class Serving:
             print(f"  (the code works once; after that, sign in with the token {config.seed.token})\n", flush=True)
         else:
             print(f"Judgify engine is ready: {url}", flush=True)
-        tasks.create_task(self._keep_postgres(stop), name="postgres")
+        tasks.create_task(self._keep_servers(stop), name="servers")
         if self._companion is not None:
             tasks.create_task(self._companion(url, stop), name="companion")
 
-    async def _keep_postgres(self, stop: asyncio.Event) -> None:
-        """Start the embedded server again when it died."""
-        while self._postgres is not None and not stop.is_set():
+    async def _keep_servers(self, stop: asyncio.Event) -> None:
+        """Start an embedded server again when it died."""
+        while self._servers and not stop.is_set():
             try:
-                await asyncio.wait_for(stop.wait(), POLL_POSTGRES_S)
+                await asyncio.wait_for(stop.wait(), POLL_SERVERS_S)
             except TimeoutError:
-                self._postgres.poll()
+                for server in self._servers:
+                    server.poll()

@@ -292,10 +292,10 @@ class Supervisor:
         metrics = msgspec.structs.replace(config.metrics, database_url=now.metrics.database_url)
         renewed = msgspec.structs.replace(
             config, http=http, metrics=metrics, database=msgspec.structs.replace(config.database, url=now.database.url),
-            workers=now.workers, data_dir=now.data_dir,
+            redis=msgspec.structs.replace(config.redis, url=now.redis.url), workers=now.workers, data_dir=now.data_dir,
         )  # fmt: skip
         if renewed != config:
-            log.warning("host, port, data directory, databases and the number of workers need a new start")
+            log.warning("host, port, data directory, databases, Redis and the number of workers need a new start")
         return renewed
 
 

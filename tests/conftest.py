@@ -10,6 +10,7 @@ import pytest
 from support.client import Client, new_tenant
 from support.cluster import Cluster, Database, Server
 from support.engine import Engine
+from support.redis_server import RedisServer
 
 FOREIGN_URL = "JUDGIFY_TEST_DATABASE_URL"
 
@@ -40,6 +41,22 @@ def database(cluster: Cluster) -> Iterator[Database]:
     made = cluster.make()
     yield made
     made.drop()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One Redis for all tests that only need a place of their own in it: `redis_url`."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"), databases=1000)
+    try:
+        yield server.start()
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty database of the test's own. Channels are those of the whole server."""
+    return redis_server.fresh_url()
 
 
 @pytest.fixture(scope="session")

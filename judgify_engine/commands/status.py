@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 
 from judgify_engine.commands.options import add_settings, settings
 from judgify_engine.config import Config
+from judgify_engine.core.streams import ALERTS, DASHBOARDS, JUDGMENTS, METRICS
+from judgify_engine.errors import StreamsUnavailable
 from judgify_engine.store.embedded import dsn_of
 from judgify_engine.store.pool import AWAY
+from judgify_engine.streams.embedded import runs, url_of
+from judgify_engine.streams.opening import open_streams
+from judgify_engine.units import MIB
 
 TIMEOUT_S = 5.0
 _STORED = """
@@ -42,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"          {name}: {state}")
     if "log_reader" in ready:
         print(f"          log reader: {ready['log_reader']}")
-    return max(0 if ready.get("ready") else 1, asyncio.run(_database(config)))
+    return max(0 if ready.get("ready") else 1, asyncio.run(_database(config)), asyncio.run(_streams(config)))
 
 
 def _ready(url: str) -> dict[str, Any]:
@@ -73,6 +79,28 @@ async def _database(config: Config) -> int:
     print(f"judgments {stored} stored, {rolled_up} rolled up")
     print(f"log       rolled up to {position or 'nothing'}, {lag if lag is not None else '?'} bytes to go")
     return 0 if stored == rolled_up else 1
+
+
+async def _streams(config: Config) -> int:
+    """The Redis that is named, or the embedded one where it runs; what is in a server's memory cannot be seen from here."""
+    data_dir = Path(config.data_dir)
+    if not config.redis.url and not runs(data_dir):
+        return 0
+    where = "JUDGIFY_REDIS_URL" if config.redis.url else url_of(data_dir)
+    print(f"streams   {where}")
+    redis = msgspec.structs.replace(config.redis, url=config.redis.url or where)
+    streams = open_streams(msgspec.structs.replace(config, redis=redis))
+    try:
+        size, warnings = await streams.size_bytes((*JUDGMENTS, *DASHBOARDS, ALERTS, METRICS)), await streams.warnings()
+    except StreamsUnavailable as error:
+        print(f"          {error.detail}")
+        return 1
+    finally:
+        await streams.close()
+    print(f"          {size / MIB:.1f} MiB")
+    for warning in warnings:
+        print(f"          {warning}")
+    return 0
 
 
 async def _ask(dsn: str, sql: str, slot: str) -> Any:

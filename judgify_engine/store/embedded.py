@@ -1,41 +1,33 @@
 """The embedded PostgreSQL: binaries from a wheel, files under the data directory, alive as long as this process.
 
-Promises: one process per data directory (a lock that the kernel frees when we die); data is kept between runs; the
-server is asked to stop when we stop, and by the kernel when we are killed (Linux, PR_SET_PDEATHSIG); what a killed run left
-running is stopped before a new start; an interrupted `initdb` leaves nothing half-made. Blocking: runs before the event
-loop, except `poll`, which takes no time.
+Beside what every embedded server promises (machine/server_process): data is kept between runs; an interrupted `initdb` leaves
+nothing half-made.
 
 PostgreSQL refuses to run as root; there it runs as `nobody`, and the folders above its files get the search bit that
 this needs (nothing becomes readable by it).
 """
 
 import contextlib
-import fcntl
-import hashlib
 import importlib.util
 import logging
 import os
 import shutil
-import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psutil
+
 from judgify_engine.errors import StartupError
-from judgify_engine.store import unprivileged
+from judgify_engine.machine import unprivileged
+from judgify_engine.machine.server_process import ServerProcess, pid_in, socket_folder
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 20.0
-STEADY_S = 2.0
-"""A server that died sooner than this after its start will probably do so again: wait before the next one."""
-LONGEST_PAUSE_S = 10.0
 STILL_LEAVING = ("shared memory block", 'lock file "postmaster.pid" already exists')
-SOCKET_PATH_LIMIT = 100  # a Unix socket's path has 107 bytes at most; PostgreSQL adds its own file name
 CONNECTIONS_OF_PROCESS = 24
 """What one more process may open: commits, look-ups, lists, the log."""
 SETTINGS = {
@@ -72,107 +64,33 @@ def _find_binaries() -> Path:
 
 def dsn_of(data_dir: Path) -> str:
     """The connection URL of the embedded server under `data_dir` (a Unix socket, no password)."""
-    return f"postgresql://postgres@/postgres?host={quote(str(_socket_dir(data_dir.resolve())), safe='/')}"
+    return f"postgresql://postgres@/postgres?host={quote(str(socket_folder(data_dir.resolve())), safe='/')}"
 
 
-class EmbeddedPostgres:
+class EmbeddedPostgres(ServerProcess):
     """One PostgreSQL server under `data_dir`, started and stopped by this process."""
+
+    name, lock_name, instead = "postgres", "lock", "name a database (JUDGIFY_DATABASE_URL)"
 
     def __init__(self, data_dir: Path, processes: int = 1) -> None:
         """`processes`: how many will serve from it."""
+        super().__init__(data_dir)
         self._connections = int(SETTINGS["max_connections"]) + CONNECTIONS_OF_PROCESS * (processes - 1)
-        self.data_dir = data_dir.resolve()
         self.pgdata = self.data_dir / "postgres"
-        self.log_file = self.data_dir / "postgres.log"
         self.dsn = dsn_of(self.data_dir)
-        self._lock_fd: int | None = None
-        self._process: subprocess.Popen[bytes] | None = None
         self._bin = _find_binaries()
-        self._user: dict[str, Any] = {}
-        self._log_start = 0
-        self._launched_s = 0.0
-        self._died_s: float | None = None
-        self._pause_s = 0.0
-        self._stopping = False
 
     def start(self) -> str:
-        """Start the server (making its files on the first run) and return its DSN.
-
-        Raises StartupError: another process has the directory, no room, or PostgreSQL's own reason.
-        """
-        try:
-            self.data_dir.mkdir(parents=True, exist_ok=True)
-            self._lock()
-            self._become_unprivileged()
-            self._initialise()
-            self._stop_leftover()
-            self._launch()
-            self._wait_until_ready()
-        except OSError as error:
-            self.stop()
-            raise StartupError(f"cannot use the data directory {self.data_dir}: {error}") from error
-        except BaseException:
-            self.stop()
-            raise
+        """Start the server (making its files on the first run) and return its DSN. Raises StartupError."""
+        self._start()
         return self.dsn
 
-    def stop(self) -> None:
-        """Stop the server cleanly and give the directory free. May be called at any moment, also twice."""
-        self._stopping = True
-        process, self._process = self._process, None
-        if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGINT)  # fast shutdown: roll back what is open, checkpoint, exit
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                log.warning("postgres did not stop in time and is stopped without a checkpoint")
-                process.send_signal(signal.SIGQUIT)
-                try:
-                    process.wait(STOP_TIMEOUT_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-        if self._lock_fd is not None:
-            os.close(self._lock_fd)
-            self._lock_fd = None
+    def _prepare(self) -> None:
+        self._become_unprivileged()
+        self._initialise()
 
-    def poll(self) -> bool:
-        """Whether the server runs; starts it again when it died. Call this now and then, from the main thread."""
-        if self._stopping or self._process is None:
-            return False
-        if self._process.poll() is None:
-            return True
-        now_s = time.monotonic()
-        if self._died_s is None:
-            self._died_s = now_s
-            steady = now_s - self._launched_s > STEADY_S
-            self._pause_s = 0.0 if steady else min(max(2 * self._pause_s, 0.5), LONGEST_PAUSE_S)
-            code = self._process.returncode
-            log.error("postgres died and is started again", extra={"exit_code": code, "pause_s": self._pause_s})
-        if now_s - self._died_s >= self._pause_s:
-            try:
-                self._launch()
-            except OSError as error:  # no memory, no files, no room just now: judging waits, the process stays
-                self._died_s, self._pause_s = now_s, min(max(2 * self._pause_s, 0.5), LONGEST_PAUSE_S)
-                log.error("postgres cannot be started now", extra={"reason": str(error), "pause_s": self._pause_s})
-        return False
-
-    def _lock(self) -> None:
-        self._lock_fd = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + 2.0
-        while True:
-            try:
-                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    holder = os.pread(self._lock_fd, 32, 0).decode("ascii", "replace").strip()
-                    raise StartupError(
-                        f"the data directory {self.data_dir} is in use by process {holder or 'unknown'}; stop that one, "
-                        "choose another directory (--data-dir), or name a database (JUDGIFY_DATABASE_URL)"
-                    ) from None
-                time.sleep(0.05)
-        os.ftruncate(self._lock_fd, 0)
-        os.pwrite(self._lock_fd, b"%d\n" % os.getpid(), 0)
+    def _tell_death(self, facts: dict[str, Any]) -> None:
+        log.error("postgres died and is started again", extra=facts)
 
     def _become_unprivileged(self) -> None:
         """As root: find the user that PostgreSQL runs as, and let it reach its files."""
@@ -182,7 +100,7 @@ class EmbeddedPostgres:
         for folder in (self.data_dir, self._bin):
             unprivileged.let_pass(folder)
         unprivileged.let_read(self._bin.parent)
-        socket_dir = _socket_dir(self.data_dir)
+        socket_dir = socket_folder(self.data_dir)
         socket_dir.mkdir(parents=True, exist_ok=True)
         unprivileged.give(self._user, self.pgdata, self.log_file, socket_dir)
 
@@ -218,52 +136,30 @@ class EmbeddedPostgres:
         os.sync()  # initdb ran without syncing each file (-N): once for all, before the rename makes it count
         fresh.rename(self.pgdata)
 
-    def _stop_leftover(self) -> None:
-        """Stop a server that a killed run left running (where the kernel did not do so)."""
-        pid = self.postmaster_pid()
-        if pid is None:
-            return
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        asked = False
-        while time.monotonic() < deadline:
-            if not _is_postmaster_of(pid, self.pgdata):
-                return
-            if not asked:
-                log.info("stopping the postgres that an earlier run left", extra={"pid": pid})
-                os.kill(pid, signal.SIGINT)
-                asked = True
-            time.sleep(0.05)
-        raise StartupError(f"a PostgreSQL server (process {pid}) still runs on {self.pgdata} and does not stop")
-
     def postmaster_pid(self) -> int | None:
         """The process id in `postmaster.pid`, or None when there is no such file."""
-        try:
-            return int((self.pgdata / "postmaster.pid").read_text().split("\n", 1)[0])
-        except (FileNotFoundError, ValueError):
-            return None
+        return pid_in(self.pgdata / "postmaster.pid")
 
-    def _launch(self) -> None:
-        socket_dir = _socket_dir(self.data_dir)
-        socket_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        settings = {**SETTINGS, "max_connections": self._connections, "unix_socket_directories": str(socket_dir)}
+    def _known_pid(self) -> int | None:
+        return self.postmaster_pid()
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        return str(self.pgdata) in process.cmdline()
+
+    def _command(self) -> list[str | Path]:
+        settings = {
+            **SETTINGS,
+            "max_connections": self._connections,
+            "unix_socket_directories": str(socket_folder(self.data_dir)),
+        }
         command: list[str | Path] = [self._bin / "postgres", "-D", self.pgdata]
         for key, value in settings.items():
             command += ["-c", f"{key}={value}"]
-        self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
-        self._launched_s, self._died_s = time.monotonic(), None
-        log_fd = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log_fd,
-                stderr=log_fd,
-                start_new_session=True,  # Ctrl-C in the terminal is ours to hand on, in the right order
-                preexec_fn=unprivileged.die_with_parent(),
-                **self._user,
-            )
-        finally:
-            os.close(log_fd)
+        return command
+
+    def _launch(self) -> None:
+        socket_folder(self.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+        super()._launch()
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -272,7 +168,7 @@ class EmbeddedPostgres:
         while time.monotonic() < deadline:
             assert self._process is not None
             if self._process.poll() is not None:
-                tail = self.log_file.read_bytes()[self._log_start :].decode(errors="replace").strip().splitlines()[-8:]
+                tail = self._said()
                 # The processes of a killed server may take a moment to leave.
                 if launches < 60 and any(sign in line for line in tail for sign in STILL_LEAVING):
                     launches += 1
@@ -290,22 +186,3 @@ class EmbeddedPostgres:
                         deadline += START_TIMEOUT_S / 2
             time.sleep(0.02)
         raise StartupError(f"PostgreSQL was not ready after {START_TIMEOUT_S:.0f} s; see {self.log_file}")
-
-
-def _socket_dir(data_dir: Path) -> Path:
-    """The data directory itself, or one in the temporary folder where its path is too long for a socket."""
-    if len(os.fsencode(data_dir / "socket")) < SOCKET_PATH_LIMIT - len(".s.PGSQL.5432"):
-        return data_dir / "socket"
-    name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"judgify-{os.geteuid()}-{name}"
-
-
-def _is_postmaster_of(pid: int, pgdata: Path) -> bool:
-    """Whether `pid` lives and is a postgres on `pgdata` (a pid file can outlive its process, and pids are reused)."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and str(pgdata) in process.cmdline()
-    except psutil.Error:
-        return False

@@ -71,13 +71,18 @@ class RedisListener:
                     await session.watch(missing)
                     session.check()
                 self._session, self.connected, pause_s = session, True, SHORTEST_PAUSE_S
+                if self._tried.is_set():
+                    log.info("messages of others are heard again")
                 if self._missed:
                     self._interrupted()
                 self._missed = False
                 self._tried.set()
                 await session.broken
             except BROKEN as error:
-                log.warning("listening was interrupted", extra={"reason": str(error), "pause_s": pause_s})
+                if self.connected or not self._tried.is_set():  # once, and not at each try
+                    log.warning("messages of others are not heard just now", extra={"reason": str(error)})
+            except Exception:
+                log.exception("listening failed and begins anew")
             finally:
                 self._session, self.connected, self._missed = None, False, True
                 await session.close()
@@ -189,7 +194,7 @@ class _Line:
                     raise TimeoutError("the server fell silent")
                 else:
                     _ = await self.say([])
-        except BROKEN as error:
+        except Exception as error:
             self._broke(error)
 
     def _take(self, reply: Any) -> None:

@@ -17,6 +17,7 @@ from judgify_engine.core.streams import parse_entry_id
 from judgify_engine.errors import StreamCut
 from judgify_engine.pipeline.streams import Batch, Entry, Group, Listener
 from judgify_engine.streams import scripts
+from judgify_engine.streams.health import warnings_of
 from judgify_engine.streams.listener import RedisListener
 from judgify_engine.streams.server import Call, Server, missing
 from judgify_engine.units import KIB, MIB, START, Position
@@ -138,7 +139,7 @@ class RedisStreams:
         return bool(await self._server.call("SET", key, value, "PX", max(1, int(seconds * 1000)), *only))
 
     async def warnings(self) -> list[str]:
-        return []
+        return await warnings_of(self._server)
 
     async def close(self) -> None:
         await self._server.close()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -21,6 +22,8 @@ from judgify_engine.streams.scripts import Script
 
 T = TypeVar("T")
 Client = Redis | RedisCluster
+Node = Redis | ClusterNode
+"""What speaks to one server."""
 MOST_CONNECTIONS = 256
 """To one server. Who waits for entries holds one."""
 SHARDED_SINCE = 7
@@ -31,19 +34,22 @@ PATIENCE = 1.5
 """A call may take so many times `timeout_s`: it is less for each command in it."""
 ERRORS = (RedisError, RedisClusterException, OSError)
 ADVICE = {
-    "OOM": "it has reached its maxmemory: raise that, or lower streams.max_bytes",
-    "READONLY": "it is a replica, or was made one just now: name the primary in JUDGIFY_REDIS_URL",
-    "MISCONF": "it cannot save to its disk: see its log",
-    "LOADING": "it is loading its data and will be there soon",
-    "CLUSTERDOWN": "a part of the cluster has no primary",
-    "NOAUTH": "it wants a password: give it in JUDGIFY_REDIS_URL",
-    "WRONGPASS": "it refuses the user or the password of JUDGIFY_REDIS_URL",
-    "invalid username-password pair": "it refuses the user or the password of JUDGIFY_REDIS_URL",
-    "NOPERM": "its user may not do that: grant it streams, Pub/Sub, strings and scripts on all keys and channels",
-    "MASTERDOWN": "it is a replica without its primary",
-    "max number of clients": "it has reached its maxclients: raise that",
-    "NOGROUP": "the stream or its group is not there",
+    # The beginnings of replies, which the client replaces by classes of its own where it knows them.
+    ("OOM", "OutOfMemory"): "it has reached its maxmemory: raise that, or lower streams.max_bytes",
+    ("READONLY", "ReadOnly"): "it is a replica, or was made one just now: name the primary in JUDGIFY_REDIS_URL",
+    ("MISCONF",): "it cannot save to its disk: see its log",
+    ("LOADING", "BusyLoading"): "it is loading its data and will be there soon",
+    ("CLUSTERDOWN", "ClusterDown", "SlotNotCovered"): "a part of the cluster has no primary",
+    ("NOAUTH", "WRONGPASS", "AuthenticationError"): "it refuses the user or the password that JUDGIFY_REDIS_URL has or lacks",
+    (
+        "NOPERM",
+        "NoPermission",
+    ): "its user may not do that: it needs streams, strings, scripts and channels",
+    ("MASTERDOWN", "MasterDown"): "it is a replica without its primary",
+    ("max number of clients",): "it has reached its maxclients: raise that",
+    ("NOGROUP",): "the stream or its group is not there",
 }
+"""What to do, by what tells an error from others."""
 
 
 class Call(NamedTuple):
@@ -93,13 +99,14 @@ class Server:
         return self._client
 
     async def _open(self) -> Client:
-        facts = await self._single.info("server")
-        if facts.get("redis_mode") != "cluster":
+        facts = await self._single.info("cluster")  # `redis_mode` is called `server_mode` by Valkey
+        if not facts.get("cluster_enabled"):
             return self._single
         if self._config.url.startswith("unix:"):
             raise StreamsUnavailable("a cluster is not reached by a Unix socket: give a redis:// address")
         await self._single.aclose()
-        return RedisCluster.from_url(self._config.url, retry=Retry(NoBackoff(), 1), **self._options())
+        # Without `reinitialize_steps`: a moved slot is followed by itself, and does not close all connections.
+        return RedisCluster.from_url(self._config.url, retry=Retry(NoBackoff(), 1), reinitialize_steps=0, **self._options())
 
     async def sharded(self) -> bool:
         """Whether channels are sharded. All agree: what the first one found is written down. Raises StreamsUnavailable."""
@@ -138,6 +145,23 @@ class Server:
         options = {**node.connection_kwargs, "retry": Retry(NoBackoff(), 0)}
         return node.name, lambda: node.connection_class(**options)
 
+    async def nodes(self) -> dict[str, Node]:
+        """All servers that take writes, by name. Raises errors of ERRORS."""
+        client = await self.client()
+        if not isinstance(client, RedisCluster):
+            return {self.name: client}
+        _ = await client.initialize()
+        return {node.name: node for node in client.get_primaries()}
+
+    async def asked(self, node: Node, *command: str) -> Any:
+        """The reply of one server; None where it refuses. Raises StreamsUnavailable."""
+        try:
+            return await self.bounded(node.execute_command(*command))
+        except StreamsUnavailable as error:
+            if isinstance(error.__cause__, ResponseError):
+                return None
+            raise
+
     async def bounded(self, work: Awaitable[T]) -> T:
         """Do it in bounded time. Raises StreamsUnavailable."""
         try:
@@ -147,6 +171,12 @@ class Server:
             raise self.unavailable(error) from error
         except ERRORS as error:
             raise self.unavailable(error) from error
+        except AttributeError as error:
+            # When the cluster's client looks at it anew, it closes connections also under others' commands, which then find no
+            # reader or writer (redis-py 8.1, seen while slots move).
+            if error.obj is not None or not isinstance(self._client, RedisCluster):
+                raise
+            raise self.unavailable(ConnectionError("the connection was closed")) from error
 
     async def call(self, *command: bytes | str | int | float, **options: Any) -> Any:
         """One command. Raises StreamsUnavailable."""
@@ -189,8 +219,8 @@ class Server:
     def unavailable(self, error: BaseException) -> StreamsUnavailable:
         """An error of the client or a server, in words of ours."""
         text = str(error) or ("it does not answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
-        kind = type(error).__name__
-        advice = next((words for sign, words in ADVICE.items() if sign in text or sign in kind), "")
+        signs = f"{type(error).__name__} {text}"
+        advice = next((words for some, words in ADVICE.items() if any(sign in signs for sign in some)), "")
         return StreamsUnavailable(f"Redis at {self.name}: {advice + ' (' + text + ')' if advice else text}")
 
     async def close(self) -> None:

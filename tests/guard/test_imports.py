@@ -20,7 +20,8 @@ INWARD = {
     "wire": {"core", "errors", "units"},
     "observe": {"config"},
     "pipeline": {"core", "wire", "observe", "config", "errors", "units"},
-    **{edge: {"core", "wire", "pipeline", "observe", "config", "errors", "units", "resources"} for edge in EDGES},
+    "machine": {"errors"},
+    **{edge: {"core", "wire", "pipeline", "observe", "config", "errors", "units", "resources", "machine"} for edge in EDGES},
     "seed": {"core", "errors"},
 }
 # One edge that knows another's class, until a port stands between them. Do not add to this: make a Protocol.
@@ -135,6 +136,11 @@ def test_the_pipeline_knows_no_driver(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in ALL if "asyncpg" in library_imports(p)], ids=lambda p: name_of(p))
 def test_the_database_driver_is_used_by_edges_and_joiners_only(path: Path) -> None:
     assert layer(name_of(path)) in (*EDGES, *JOINERS)
+
+
+@pytest.mark.parametrize("path", [p for p in ALL if "redis" in library_imports(p)], ids=lambda p: name_of(p))
+def test_the_client_of_redis_is_used_by_streams_only(path: Path) -> None:
+    assert layer(name_of(path)) == "streams"
 
 
 @pytest.mark.parametrize("path", [p for p in ALL if "psycopg2" in library_imports(p)], ids=lambda p: name_of(p))

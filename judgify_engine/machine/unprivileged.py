@@ -1,4 +1,4 @@
-"""PostgreSQL refuses to run as root: the user that it runs as there, what that user must reach, and how it dies with us."""
+"""PostgreSQL refuses to run as root: whom embedded servers run as there, what that user must reach, how they die with us."""
 
 import ctypes
 import logging
