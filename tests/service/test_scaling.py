@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import aiohttp
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis.client import PubSub
@@ -340,6 +341,30 @@ async def test_nobody_is_refused_while_workers_leave(redis: RedisServer, start_e
     assert engine.terminate() == 0
 
 
+async def test_who_is_to_leave_gets_no_new_connections_before_it_closes(start_engine: Callable[..., Engine]) -> None:
+    slow = "import judgify_engine.supervisor as s; s.STEERED_S = 8.0"
+    engine = start_engine(workers=2, prelude=slow, settings=local(max_workers="1"))
+    leaving = psutil.Process(engine.worker_pids()[1])
+    await until(lambda: '"a worker retires"' in engine.log, "one retires", 30)
+
+    async def none_goes_there() -> bool:
+        opened = [await asyncio.open_connection("127.0.0.1", engine.listening_port) for _ in range(20)]
+        for reader, writer in opened:
+            writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        ours = {writer.get_extra_info("sockname")[1] for _, writer in opened}
+        theirs = {one.raddr.port for one in leaving.net_connections("tcp") if one.raddr}
+        for _, writer in opened:
+            writer.close()
+        return not ours & theirs
+
+    await until(none_goes_there, "all go to the other one", 6)
+    listening = [one for one in leaving.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    assert listening, "who was connecting is still accepted"
+    await until(lambda: not leaving.is_running() or leaving.status() == psutil.STATUS_ZOMBIE, "it has gone", 40)
+    assert engine.terminate() == 0
+
+
 async def test_the_number_stays_when_workers_are_replaced_or_die(start_engine: Callable[..., Engine]) -> None:
     engine = start_engine(settings=local(min_workers="2", max_workers="2"))
 
@@ -374,7 +399,7 @@ async def test_what_a_tenant_may_use_does_not_grow_with_the_workers(
 
     async def policies() -> set[str]:
         found = set()
-        for _ in range(6):
+        for _ in range(20):  # so many that both take part
             async with Client(engine.url, "test-token") as client:
                 found.add((await client.execute({"value": 1}, WORKFLOW)).headers["RateLimit-Policy"])
         return found

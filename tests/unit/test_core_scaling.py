@@ -81,6 +81,14 @@ def test_fewer_must_be_able_to_bear_it() -> None:
     assert decide(always(processes=4, **{**IDLE, "cpu": 0.45, "memory": 0.1}), 4, None, close).target == 3
 
 
+def test_nor_may_the_response_of_those_that_stay_be_too_long() -> None:
+    """A queue at 29 % that takes 900 ms would take 2130 ms at 70 %."""
+    slow = {**IDLE, "cpu": 0.29, "memory": 0.1, "response_ms": 900.0}
+    tight = LIMITS._replace(out_response_ms=2000.0)
+    assert decide(always(processes=3, **slow), 3, None, tight).action == "in", "at 43.5 % it takes 1131 ms"
+    assert decide(always(processes=3, **slow), 3, None, LIMITS._replace(out_response_ms=1100.0)).state == "calm"
+
+
 @pytest.mark.parametrize(("since_s", "state"), [(30.0, "settling"), (65.0, "cooling"), (91.0, "scaling")])
 def test_after_a_decision_there_is_a_rest_before_more(since_s: float, state: str) -> None:
     last = Last("in", 10_000.0 - since_s)
