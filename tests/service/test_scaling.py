@@ -410,3 +410,12 @@ async def test_what_a_tenant_may_use_does_not_grow_with_the_workers(
     await until(both_serve, "the second one is added", 30)
     await until(shared, "both grant half")
     assert engine.terminate() == 0
+
+
+async def test_a_stop_while_a_worker_leaves_ends_all(start_engine: Callable[..., Engine]) -> None:
+    slow = "import judgify_engine.supervisor as s; s.STEERED_S = 30.0"
+    engine = start_engine(workers=3, prelude=slow, settings=local(max_workers="1"))
+    await until(lambda: engine.log.count('"a worker retires"') == 2, "two retire", 30)
+    pids = engine.worker_pids().values()
+    assert engine.terminate(20) == 0
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
