@@ -9,7 +9,7 @@ RUN useradd --system --create-home --home-dir /data judgify
 WORKDIR /app
 COPY . .
 COPY --from=page /build/live/static judgify_engine/live/static
-RUN pip install --no-cache-dir --constraint constraints.txt .
+RUN pip install --no-cache-dir --constraint constraints.txt '.[kubernetes]'
 USER judgify
 VOLUME /data
 EXPOSE 8000

@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from judgify_engine import control
@@ -30,18 +31,32 @@ main()
 _PARENT = str(Path(__file__).resolve().parent.parent)
 
 
+class Hooks:
+    """What a supervisor wants to hear of its workers, and their taking turns to listen."""
+
+    def __init__(self, asked_for: Callable[[int], None]) -> None:
+        """`asked_for`: a worker asks for so many."""
+        self.asked_for = asked_for
+        self.turn = asyncio.Lock()
+
+
 class Child:
     """One worker process and the line to it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, line: control.Line) -> None:
-        self._process, self._line = process, line
+    def __init__(self, process: asyncio.subprocess.Process, line: control.Line, hooks: Hooks) -> None:
+        self._process, self._line, self._hooks = process, line, hooks
         self._ready_s: float | None = None
+        self._pong, self._deaf = asyncio.Event(), asyncio.Event()
+        self._hearing: asyncio.Task[None] | None = None
         self.exit = asyncio.create_task(process.wait(), name="worker-exit")
         """Done when the process has ended; the exit code."""
 
     @classmethod
-    async def start(cls, orders: control.Orders) -> "Child":
-        """Start the process and wait until it serves. Raises StartupError; then nothing of it is left."""
+    async def start(cls, orders: control.Orders, hooks: Hooks, listens: Callable[[], None]) -> "Child":
+        """Start the process and wait until it serves. Raises StartupError; then nothing of it is left.
+
+        `listens`: called when it begins to listen, in the order in which workers do.
+        """
         ours, theirs = socket.socketpair()
         line = await control.Line.open(ours)
         try:
@@ -56,24 +71,44 @@ class Child:
             raise StartupError(f"worker {orders.number} cannot be started: {error}") from error
         finally:
             theirs.close()
-        child = cls(process, line)
+        child = cls(process, line, hooks)
         try:
-            await child._become_ready(orders)
+            await child._become_ready(orders, listens)
         except BaseException:
             await child.kill()
             raise
         return child
 
-    async def _become_ready(self, orders: control.Orders) -> None:
+    async def _become_ready(self, orders: control.Orders, listens: Callable[[], None]) -> None:
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await self._line.say(control.encode(orders))
                 heard = await self._line.hear()
+                if heard == control.BOUND:
+                    async with self._hooks.turn:
+                        await self._line.say(control.LISTEN)
+                        heard = await self._line.hear()
+                        listens()
                 if heard != control.READY:
                     raise StartupError(f"worker {orders.number} ended with code {await self.exit} before it served")
         except TimeoutError:
             raise StartupError(f"worker {orders.number} did not serve within {START_TIMEOUT_S:.0f} s") from None
         self._ready_s = asyncio.get_running_loop().time()
+        self._hearing = asyncio.create_task(self._hear(), name="worker-hear")
+
+    async def _hear(self) -> None:
+        """What it says, to its end."""
+        while line := await self._line.hear():
+            if line == control.PONG:
+                self._pong.set()
+            elif line == control.DEAF:
+                self._deaf.set()
+            elif (size := control.asked_for(line)) is not None:
+                self._hooks.asked_for(size)
+
+    def tell_size(self, size: int, sharing: int) -> None:
+        """How many workers there are; see control.py."""
+        self._line.tell(control.tell_size(size, sharing))
 
     @property
     def pid(self) -> int:
@@ -92,18 +127,27 @@ class Child:
                 await self.kill()
 
     async def _reacts(self) -> bool:
+        assert self._hearing is not None
+        self._pong.clear()
         await self._line.say(control.PING)
-        hearing = asyncio.create_task(self._line.hear(), name="worker-pong")
+        answer = asyncio.create_task(self._pong.wait(), name="worker-pong")
         try:
-            await asyncio.wait((self.exit, hearing), timeout=PONG_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
-            if not hearing.done():
-                return False
-            if not hearing.result():  # it has closed its side, so it is about to end
+            waits = (self.exit, self._hearing, answer)
+            await asyncio.wait(waits, timeout=PONG_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done() and self._hearing.done():  # it has closed its side, so it is about to end
                 await asyncio.wait((self.exit,), timeout=PONG_TIMEOUT_S)
-                return False
-            return True
+            return answer.done()
         finally:
-            hearing.cancel()
+            answer.cancel()
+
+    async def stop_listening(self, within_s: float) -> None:
+        """Have it retire, and wait until it accepts no connections any more, or is at its end."""
+        await self._line.say(control.RETIRE)
+        deaf = asyncio.create_task(self._deaf.wait(), name="worker-deaf")
+        try:
+            await asyncio.wait((self.exit, deaf), timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            deaf.cancel()
 
     async def retire(self, within_s: float) -> None:
         """Have it end when its clients have gone elsewhere."""
@@ -123,11 +167,16 @@ class Child:
         except TimeoutError:
             log.error("a worker did not end in time and is killed", extra={"pid": self.pid})
             await self.kill()
-        self._line.close()
+        self._close()
 
     async def kill(self) -> None:
         """Now, and wait for it."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         await asyncio.shield(self.exit)
+        self._close()
+
+    def _close(self) -> None:
         self._line.close()
+        if self._hearing is not None:
+            self._hearing.cancel()

@@ -70,6 +70,7 @@ BENCHES = {
     "bulk": "millions of rows in one transaction; memory bounded, rollups exact",
     "compare": "the engine beside its peer, in one run",
     "crash": "kill -9 again and again; nothing may be missing",
+    "day": "a day's load on simulated processes: what scaling decides",
     "latency": "from the commit to the dashboard's message",
     "load": "throughput and latency, closed or open loop",
     "neighbours": "what a tenant at ten times its quota does to the latency of others",

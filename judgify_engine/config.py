@@ -24,6 +24,8 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 SHORTEST_KEPT_DAYS = 7
 """Judgments are there for as long as the longest time frame of the dashboards, whatever retention says."""
 Bytes = Annotated[int, Meta(ge=1 * KIB, le=64 * 1024 * MIB)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Amount = Annotated[float, Meta(gt=0, le=1e9)]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -133,6 +135,8 @@ class KeepConfig(Section, frozen=True):
     """How long refused requests are kept."""
     quarantine_rows: Count = 100_000
     """Rows of the quarantine that a tenant may have; beyond it the oldest go first."""
+    scaling_days: Annotated[int, Meta(ge=1, le=3650)] = 30
+    """How long scaling decisions are kept."""
     live_hours: Annotated[int, Meta(ge=6, le=8760)] = 24
     """How long the buckets of 5 seconds behind the live charts are kept."""
     judgments_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
@@ -210,6 +214,54 @@ class ActionsConfig(Section, frozen=True):
     """Entries of a stream that a process has for so long without an answer are taken over by another one."""
 
 
+class ScalingConfig(Section, frozen=True):
+    """When there should be more processes or fewer, and who sees to it. Shares from 0 to 1."""
+
+    executor: Literal["dry_run", "local", "kubernetes"] = "dry_run"
+    """`dry_run`: decisions are told and stored only; `local`: the supervisor of `serve` starts and retires workers;
+    `kubernetes`: the scale of `kubernetes_name` is set."""
+    report_interval_s: Seconds = 5.0
+    """How often each process says how it is doing."""
+    interval_s: Seconds = 30.0
+    """How often all of that is looked at."""
+    window_s: Seconds = 60.0
+    """Over how much time."""
+    out_cpu: Share = 0.80
+    out_memory: Share = 0.85
+    out_response_ms: Amount = 3000.0
+    out_queue_rows: Amount = 1000.0
+    """More processes when any of these is passed."""
+    in_cpu: Share = 0.30
+    in_memory: Share = 0.40
+    in_response_ms: Amount = 1000.0
+    """Fewer when all are below these, and nothing waited as long."""
+    target_cpu: Share = 0.70
+    target_memory: Share = 0.80
+    """What more processes are to bring these down to, and what they must not pass with fewer."""
+    in_evaluations: Annotated[int, Meta(ge=1, le=100)] = 4
+    """How many times in a row there must have been reason to have fewer."""
+    cooldown_out_s: Seconds = 60.0
+    """Rest after a decision before there may be more."""
+    cooldown_in_s: Seconds = 300.0
+    """Rest after a decision before there may be fewer."""
+    max_step: Count = 4
+    """Processes more or fewer in one decision, at most."""
+    min_workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    max_workers: Annotated[int, Meta(ge=0, le=256)] = 0
+    """Bounds of `local`; 0: one for each core."""
+    min_replicas: Annotated[int, Meta(ge=1, le=10_000)] = 3
+    max_replicas: Annotated[int, Meta(ge=1, le=10_000)] = 20
+    """Bounds of `kubernetes`, in pods. `dry_run` tells of up to as many processes."""
+    kubernetes_kind: Literal["deployment", "statefulset"] = "deployment"
+    kubernetes_name: str = ""
+    kubernetes_namespace: str = ""
+    """Empty: the one that this pod is in."""
+    kubernetes_config: str = ""
+    """The path of a kubeconfig; empty: the service account of this pod."""
+    timeout_s: Seconds = 10.0
+    """Longest time that setting the number of processes may take."""
+
+
 class LogConfig(Section, frozen=True):
     """What the process says about itself, on stderr."""
 
@@ -247,6 +299,7 @@ class Config(Section, frozen=True):
     redis: RedisConfig = RedisConfig()
     streams: StreamsConfig = StreamsConfig()
     actions: ActionsConfig = ActionsConfig()
+    scaling: ScalingConfig = ScalingConfig()
     log: LogConfig = LogConfig()
     seed: SeedConfig = SeedConfig()
 
@@ -304,7 +357,28 @@ def load(
         raise SettingsError(
             f"keep.judgments_days must be 0 (for ever) or at least {SHORTEST_KEPT_DAYS}, got {config.keep.judgments_days}"
         )
+    _check_scaling(config.scaling)
     return config
+
+
+def _check_scaling(scaling: ScalingConfig) -> None:
+    """What must be in order so that more processes do not mean fewer, and the other way round. Raises SettingsError."""
+    for low, high in (
+        ("in_cpu", "target_cpu"),
+        ("target_cpu", "out_cpu"),
+        ("in_memory", "target_memory"),
+        ("target_memory", "out_memory"),
+        ("in_response_ms", "out_response_ms"),
+        ("min_workers", "max_workers"),
+        ("min_replicas", "max_replicas"),
+        ("cooldown_out_s", "cooldown_in_s"),
+        ("report_interval_s", "window_s"),
+    ):
+        least, most = getattr(scaling, low), getattr(scaling, high)
+        if least > most and (high, most) != ("max_workers", 0):
+            raise SettingsError(f"scaling.{low} must be at most scaling.{high} ({most:g}), got {least:g}")
+    if scaling.executor == "kubernetes" and not scaling.kubernetes_name:
+        raise SettingsError("scaling.kubernetes_name must name what is scaled where scaling.executor is kubernetes")
 
 
 def _read_profile(name: str) -> dict[str, Any]:

@@ -181,6 +181,12 @@ class StreamCut(Unavailable):
         self.stream = stream
 
 
+class ScalingFailed(Unavailable):
+    """The number of processes could not be read or set; it is tried again after the cool-down."""
+
+    code, title = "scaling_failed", "The number of processes cannot be set"
+
+
 class DatabaseUnavailable(Unavailable):
     code, title = "database_unavailable", "PostgreSQL is away"
 

@@ -28,6 +28,7 @@ from judgify_engine.ingest.openapi import build_openapi
 from judgify_engine.ingest.operate import OperateRoutes
 from judgify_engine.ingest.quality import QualityRoutes
 from judgify_engine.ingest.quarantine import QuarantineRoutes
+from judgify_engine.ingest.scaling import ScalingRoutes
 from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
 from judgify_engine.live.feed import NoFeed
@@ -50,7 +51,11 @@ from judgify_engine.pipeline.quotas import Quotas
 from judgify_engine.pipeline.reconcile_loop import ReconcileLoop
 from judgify_engine.pipeline.registry import WorkflowRegistry
 from judgify_engine.pipeline.repair_loop import RepairLoop
+from judgify_engine.pipeline.scaling_loop import Reporter, ScalingLoop
 from judgify_engine.pipeline.streams import Streams
+from judgify_engine.pipeline.team import Team
+from judgify_engine.scaling.choosing import choose_executor
+from judgify_engine.scaling.sampling import Sampler
 from judgify_engine.store import metrics_upkeep, upkeep
 from judgify_engine.store.accepted import AcceptedStore
 from judgify_engine.store.action_jobs import ActionJobs
@@ -64,6 +69,7 @@ from judgify_engine.store.quality import QualityReader
 from judgify_engine.store.quarantine import QuarantineStore
 from judgify_engine.store.reconcile import Books
 from judgify_engine.store.repair import RepairStore
+from judgify_engine.store.scaling import ScalingStore
 from judgify_engine.store.slot import SlotStore
 from judgify_engine.store.snapshots import SnapshotReader
 from judgify_engine.store.streams import StreamStore
@@ -90,8 +96,9 @@ class Parts:
         metrics: Metrics,
         figures: Callable[[], Awaitable[bytes]],
         streams: Streams,
+        team: Team | None = None,
     ) -> None:
-        """`figures`: what `/metrics` answers."""
+        """`figures`: what `/metrics` answers; `team`: the workers of a supervisor, where this is one of them."""
         self._figures = figures
         self._streams = streams
         self._config, self._judgments, self._rollups, self._metrics = config, judgments, rollups, metrics
@@ -105,6 +112,7 @@ class Parts:
         self._build_followers()
         self._build_actions()
         quotas = Quotas(max(1, config.workers))
+        self._build_scaling(streams, team, quotas)
         access = self._access(quotas)
         self.dashboards = DashboardRoutes(self._hub, access, metrics, quotas)
         self._judging = Judging(self._registry, self.queues, JudgmentReader(judgments), metrics, self._accepted)
@@ -113,7 +121,7 @@ class Parts:
         )
         self.routes = self._routes(access, quotas)
         metrics.gauges += [self._gauges, self._verified, self._holder.gauges, self._publisher.gauges, self._quarantine.gauges]
-        metrics.gauges.append(self._actions.gauges)
+        metrics.gauges += [self._actions.gauges, self._scaling.gauges]
 
     def _build_followers(self) -> None:
         """Who follows the log, and what is done to the rollups."""
@@ -196,6 +204,19 @@ class Parts:
         async with self._webhooks:
             await self._actions.run(stop)
 
+    def _build_scaling(self, streams: Streams, team: Team | None, quotas: Quotas) -> None:
+        """Who reports how this process is doing, and who decides whether there should be more or fewer of them."""
+        config, metrics = self._config.scaling, self._metrics
+        if team is not None:
+            team.on_told = quotas.share
+        siblings = (lambda: team.sharing) if team is not None else (lambda: 1)
+        sampler = Sampler(metrics, self.queues, team.name if team is not None else "", siblings)
+        keep = self._config.streams.keep_dashboard_entries
+        self._reporter = Reporter(streams, sampler.sample, keep, config.report_interval_s)
+        executor = choose_executor(config, team)
+        decisions = ScalingStore(self._judgments, executor.scope)
+        self._scaling = ScalingLoop(streams, self._reporter, decisions, executor, config, metrics)
+
     def _access(self, quotas: Quotas) -> Access:
         seed, own = self._config.seed, self._config.quota
         default = Quota(own.requests_per_s, own.bytes_per_s, own.sockets)
@@ -228,6 +249,7 @@ class Parts:
             SummaryRoutes(SummaryReader(rollups, slot), access),
             GapRoutes(GapReader(rollups, slot), access),
             MetricsRoutes(ChartReader(rollups, slot), access, config.metrics.keep_days),
+            ScalingRoutes(self._scaling, access),
             WorkflowRoutes(WorkflowStore(judgments), self._registry, access, self.admission, self._follow),
             ActionRoutes(ActionStore(judgments), reader, self._actions, access),
             operate,
@@ -258,6 +280,8 @@ class Parts:
         tasks.create_task(self._act(stop), name="actions")
         for stream in JUDGMENTS:
             tasks.create_task(self._intake.run(stream, stop), name=f"actions-{stream}")
+        tasks.create_task(self._reporter.run(stop, lambda: self.admission.retiring), name="report")
+        tasks.create_task(self._scaling.run(stop, lambda: self.admission.retiring), name="scaling")
         fine_days = config.metrics.keep_days
         tasks.create_task(upkeep.run(self._judgments, config.keep, fine_days, stop, self._verified_s), name="upkeep")
         tasks.create_task(metrics_upkeep.run(self._rollups, config, stop), name="metrics-upkeep")

@@ -5,7 +5,6 @@ That is PostgreSQL, and for several processes, which must share their streams, R
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -20,6 +19,7 @@ from judgify_engine.config import Config
 from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.listen import open_sockets, port_of, url_of
 from judgify_engine.machine.server_process import ServerProcess
+from judgify_engine.observe.allowance import machine_cores
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.parts import Parts
 from judgify_engine.seed import seed_workflows
@@ -45,12 +45,13 @@ def run_process(config: Config, reload: Callable[[], Config], companion: Compani
 
     `reload` reads the settings again, for workers that are started later.
     """
-    processes = config.workers or _cores()
-    if config.workers != 1:
+    processes = config.workers or machine_cores()
+    supervised = config.workers != 1 or config.scaling.executor == "local"
+    if supervised:
         signal.signal(signal.SIGHUP, lambda *_: None)  # there is nothing to replace yet
-    data_dir = Path(config.data_dir)
-    postgres = EmbeddedPostgres(data_dir, processes) if config.embedded else None
-    redis = EmbeddedRedis(data_dir, config.streams.max_bytes) if processes > 1 and not config.redis.url else None
+    data_dir, most = Path(config.data_dir), _most(config, processes)
+    postgres = EmbeddedPostgres(data_dir, most) if config.embedded else None
+    redis = EmbeddedRedis(data_dir, config.streams.max_bytes) if most > 1 and not config.redis.url else None
     servers = [server for server in (postgres, redis) if server is not None]
     try:
         dsn = postgres.start() if postgres is not None else config.database.url
@@ -58,11 +59,18 @@ def run_process(config: Config, reload: Callable[[], Config], companion: Compani
         if redis is not None and postgres is None:
             log.warning("streams are shared by the workers of this machine only; name a Redis for all (JUDGIFY_REDIS_URL)")
         serving = Serving(_with_redis(config, url), dsn, servers, companion)
-        run_on_loop(serving.one() if config.workers == 1 else serving.many(processes, lambda: _with_redis(reload(), url)))
+        run_on_loop(serving.many(processes, lambda: _with_redis(reload(), url)) if supervised else serving.one())
     finally:
         for server in reversed(servers):
             server.stop()
     return 0
+
+
+def _most(config: Config, processes: int) -> int:
+    """How many there may ever be."""
+    if config.scaling.executor != "local":
+        return processes
+    return max(processes, config.scaling.min_workers, config.scaling.max_workers or machine_cores())
 
 
 def _with_redis(config: Config, url: str) -> Config:
@@ -70,11 +78,6 @@ def _with_redis(config: Config, url: str) -> Config:
     if config.redis.url:
         return config
     return msgspec.structs.replace(config, redis=msgspec.structs.replace(config.redis, url=url))
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_on_loop(main: Coroutine[Any, Any, None]) -> None:

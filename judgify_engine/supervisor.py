@@ -1,29 +1,31 @@
-"""Several workers on one machine: started, watched, started again, replaced one by one, and stopped together.
+"""Several workers on one machine: started, watched, started again, replaced one by one, more or fewer, and stopped together.
 
 The supervisor serves nobody itself. Each worker has listening sockets of its own (SO_REUSEPORT: the kernel spreads connections
 over them), which the supervisor opens and keeps: while a worker is started again or replaced, who connects waits in the
 backlog and is not refused. A worker that dies again and again loses its sockets until the next try: the others get its share.
+One that is not needed any more gets no new connections first, and then retires.
 """
 
 import asyncio
-import contextlib
-import fcntl
 import logging
 import os
 import shutil
 import signal
 import socket
-import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from judgify_engine import control
-from judgify_engine.child import Child
+from judgify_engine.child import Child, Hooks
 from judgify_engine.config import Config
 from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.listen import open_sockets, port_of, url_of
+from judgify_engine.ingest.steering import Group
+from judgify_engine.observe.siblings import make_folder
+from judgify_engine.place import Place
 from judgify_engine.worker import LINGER_S, Stop
 
 log = logging.getLogger(__name__)
@@ -33,33 +35,16 @@ PATIENCE_S = 2.0
 """Who connected to a worker that has just died waits so long for the next one; after a longer pause others had better serve."""
 GRACE_S = 4.0
 """What a worker may take for its end beyond the time that it grants to its requests; less than 30 s in all by default."""
-FOLDER = "judgify-workers-"
-LONGEST_FOLDER = 60
-"""A Unix socket's path has 107 bytes at most."""
-
-
-class Place:
-    """One of the workers, whichever process it is just now, and the sockets that outlive it."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.child: Child | None = None
-        self.sockets: list[socket.socket] = []
-        self.changing = asyncio.Lock()
-        """Held by whoever starts a process for this place."""
-        self.changed = asyncio.Event()
-        """Another process is here than before."""
-        self.pause_s = 0.0
-
-    def close(self) -> None:
-        """Take no more connections."""
-        for one in self.sockets:
-            one.close()
-        self.sockets = []
+STEERED_S = 1.0
+"""How long a worker that is to retire still accepts whoever was connecting when new connections were steered away from it."""
+MOST_WORKERS = 256
 
 
 class Supervisor:
-    """Keeps `config.workers` of them. `reload` reads the settings again, for a restart of all by SIGHUP."""
+    """Keeps `config.workers` of them, until a worker asks for another number (`[scaling] executor = "local"`).
+
+    `reload` reads the settings again, for a restart of all by SIGHUP.
+    """
 
     def __init__(self, config: Config, dsn: str, reload: Callable[[], Config]) -> None:
         self._config, self._dsn, self._reload = config, dsn, reload
@@ -68,20 +53,33 @@ class Supervisor:
         self._folder = Path()
         """Where the workers meet, see observe/siblings."""
         self._retiring: set[asyncio.Task[None]] = set()
-        self._hangup = asyncio.Event()
+        self._leaving = 0
+        """Workers that are not needed any more and have not gone yet."""
+        self._size = config.workers
+        """How many there are to be."""
+        self._listening: Group[Place] = Group()
+        self._steering = asyncio.Lock()
+        """Held while new connections are steered: away from one at a time."""
+        self._hooks = Hooks(self._asked_for)
+        self._hung_up = False
+        self._wanted = asyncio.Event()
+        """Something is to be changed: see `_change`."""
 
     async def run(self, stop: Stop, beside: Callable[[asyncio.TaskGroup, str], Awaitable[None]]) -> None:
         """Until `stop.now`. `beside` is called when all serve, with the address. Raises StartupError when they cannot."""
-        self._folder, lock = await asyncio.to_thread(_make_folder)
+        self._folder, lock = await asyncio.to_thread(make_folder)
         try:
             if await stop.unless(self._start_all()):
                 async with asyncio.TaskGroup() as tasks:
-                    keepers = [tasks.create_task(self._keep(place), name=f"worker-{place.number}") for place in self._places]
-                    keepers.append(tasks.create_task(self._replace_on_hangup(), name="replace"))
+                    for place in self._places:
+                        place.keeper = tasks.create_task(self._keep(place), name=f"worker-{place.number}")
+                    changing = tasks.create_task(self._change(tasks), name="change")
                     await beside(tasks, url_of(self._config.http.host, self._port))
                     await stop.now.wait()
-                    for keeper in keepers:
-                        keeper.cancel()
+                    changing.cancel()
+                    for place in self._places:
+                        if place.keeper is not None:
+                            place.keeper.cancel()
         finally:
             stop.now.set()
             await self._stop_all()
@@ -89,7 +87,12 @@ class Supervisor:
 
     def listen_to_hangups(self) -> None:
         """From now on SIGHUP means: replace all workers, as soon as they are there."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hangup.set)
+
+        def hang_up() -> None:
+            self._hung_up = True
+            self._wanted.set()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
 
     async def find_port(self) -> None:
         """See that nobody else listens there, which a shared socket would not tell. Raises StartupError."""
@@ -120,18 +123,24 @@ class Supervisor:
         if not place.sockets:
             place.sockets = open_sockets(http.host, self._port, http.backlog, shared=True)
         descriptors = [one.fileno() for one in place.sockets]
-        orders = control.Orders(self._config, self._dsn, place.number, descriptors, str(self._folder))
-        place.child = await Child.start(orders)
+        config = msgspec.structs.replace(self._config, workers=self._sharing)
+        team = f"{socket.gethostname()}:{self._port}"
+        orders = control.Orders(config, self._dsn, place.number, descriptors, str(self._folder), team)
+        place.child = await Child.start(orders, self._hooks, lambda: self._listening.listens(place))
+        place.child.tell_size(self._size, self._sharing)
         place.changed.set()
         log.info("a worker serves", extra={"worker": place.number, "pid": place.child.pid})
 
     async def _keep(self, place: Place) -> None:
-        """Put a new process in this place whenever the one there dies."""
+        """Have a process in this place: a new one whenever the one there dies."""
+        if place.child is None:
+            async with place.changing:
+                await self._restart(place)
         while True:
             child = place.child
             assert child is not None
             place.changed.clear()
-            if not await _ended(child, place.changed):
+            if not await place.ended(child):
                 continue  # it was replaced, and whoever did that sees to its end
             async with place.changing:
                 if place.child is not child:
@@ -145,6 +154,7 @@ class Supervisor:
         while True:
             if place.pause_s > PATIENCE_S:
                 place.close()
+                self._listening.closed(place)
             await asyncio.sleep(place.pause_s)
             try:
                 await self._start(place)
@@ -153,25 +163,107 @@ class Supervisor:
                 place.pause_s = _longer(place.pause_s)
                 log.error("a worker cannot be started now", extra={"reason": error.detail, "pause_s": place.pause_s})
 
-    async def _replace_on_hangup(self) -> None:
-        """One by one, with the settings as they are now; the old one goes when the new one serves."""
+    async def _change(self, tasks: asyncio.TaskGroup) -> None:
+        """Replace all, or have as many as are asked for: one after the other, so that neither meets the other half done."""
         while True:
-            await self._hangup.wait()
-            self._hangup.clear()
-            before = self._config
-            try:
-                self._config = self._renewed(await asyncio.to_thread(self._reload))
-            except JudgifyError as error:
-                log.error("the settings are not taken over; all stays as it is", extra={"reason": error.detail})
-                continue
-            log.info("replacing all workers")
-            for place in self._places:
-                if not await self._replace(place):
-                    self._config = before
-                    log.error("not all workers are replaced; those that are not stay", extra={"worker": place.number})
-                    break
-            else:
-                log.info("all workers are replaced")
+            await self._wanted.wait()
+            self._wanted.clear()
+            if self._hung_up:
+                self._hung_up = False
+                await self._replace_all()
+            while len(self._places) < self._size:
+                self._grow(tasks)
+            while len(self._places) > self._size:
+                await self._shrink()
+
+    def _asked_for(self, size: int) -> None:
+        """A worker asks for so many: say at once that it is seen to."""
+        if self._config.scaling.executor != "local" or not 1 <= size <= MOST_WORKERS:
+            log.error("another number of workers is asked for, which cannot be", extra={"workers": size})
+            return
+        self._size = size
+        self._tell_size()
+        self._wanted.set()
+
+    @property
+    def _sharing(self) -> int:
+        """How many grant what tenants may use: also those that come or go just now, so that it is never too much."""
+        return max(len(self._places), self._size) + self._leaving
+
+    def _tell_size(self) -> None:
+        for place in self._places:
+            if place.child is not None:
+                place.child.tell_size(self._size, self._sharing)
+
+    def _grow(self, tasks: asyncio.TaskGroup) -> None:
+        """One more; when it cannot be started it is tried again, like one that died."""
+        place = Place(len(self._places))
+        self._places.append(place)
+        place.keeper = tasks.create_task(self._keep(place), name=f"worker-{place.number}")
+        log.info("a worker is added", extra={"worker": place.number, "workers": self._size})
+
+    async def _shrink(self) -> None:
+        """One fewer: it gets no new connections, answers those that it has, and goes."""
+        place = self._places[-1]
+        log.info("a worker retires", extra={"worker": place.number, "workers": self._size})
+        if place.keeper is not None:
+            place.keeper.cancel()
+            await asyncio.wait((place.keeper,))
+        self._places.remove(place)
+        if place.child is None:  # it never came to be
+            place.close()
+            self._tell_size()
+            return
+        self._leaving += 1
+        self._see_off(self._dismiss(place, place.child))
+
+    async def _dismiss(self, place: Place, child: Child) -> None:
+        http = self._config.http
+        try:
+            async with self._steering:
+                await self._turn_away(place, child)
+            await child.retire(LINGER_S + 2 * http.drain_timeout_s + GRACE_S)
+        except asyncio.CancelledError:  # all stop
+            await child.stop(http.drain_timeout_s + GRACE_S)
+        finally:
+            self._leaving -= 1
+            self._tell_size()
+
+    async def _turn_away(self, place: Place, child: Child) -> None:
+        """No new connections; who was connecting is still accepted."""
+        others = next((one.sockets for one in self._places if one.sockets), [])
+        self._listening.steer_away(place, others)
+        try:
+            await asyncio.sleep(STEERED_S)
+            place.close()
+            await child.stop_listening(GRACE_S)
+        finally:
+            place.close()
+            self._listening.closed(place)
+            self._listening.steer_freely(others)
+
+    def _see_off(self, leaving: Coroutine[Any, Any, None]) -> set["asyncio.Task[None]"]:
+        """To its end, or that of all."""
+        task = asyncio.create_task(leaving, name="retire")
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+        return {task}
+
+    async def _replace_all(self) -> None:
+        """One by one, with the settings as they are now; the old one goes when the new one serves."""
+        before = self._config
+        try:
+            self._config = self._renewed(await asyncio.to_thread(self._reload))
+        except JudgifyError as error:
+            log.error("the settings are not taken over; all stays as it is", extra={"reason": error.detail})
+            return
+        log.info("replacing all workers")
+        for place in self._places:
+            if not await self._replace(place):
+                self._config = before
+                log.error("not all workers are replaced; those that are not stay", extra={"worker": place.number})
+                return
+        log.info("all workers are replaced")
 
     async def _replace(self, place: Place) -> bool:
         """Whether there is a new one."""
@@ -184,10 +276,7 @@ class Supervisor:
                 log.error("a worker is not replaced", extra={"worker": place.number, "reason": error.detail})
                 return False
         http = self._config.http
-        leaving = asyncio.create_task(self._leave(before, LINGER_S + 2 * http.drain_timeout_s + GRACE_S), name="retire")
-        self._retiring.add(leaving)
-        leaving.add_done_callback(self._retiring.discard)
-        await asyncio.wait((leaving,))
+        await asyncio.wait(self._see_off(self._leave(before, LINGER_S + 2 * http.drain_timeout_s + GRACE_S)))
         return True
 
     async def _leave(self, child: Child, within_s: float) -> None:
@@ -208,42 +297,6 @@ class Supervisor:
         if renewed != config:
             log.warning("host, port, data directory, databases, Redis and the number of workers need a new start")
         return renewed
-
-
-async def _ended(child: Child, changed: asyncio.Event) -> bool:
-    """Wait for the process's end (True), or for another one in its place."""
-    watching = asyncio.create_task(child.watch(), name="worker-watch")
-    changing = asyncio.create_task(changed.wait(), name="worker-changed")
-    try:
-        await asyncio.wait((watching, changing), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        watching.cancel()
-        changing.cancel()
-    return child.exit.done()
-
-
-def _make_folder() -> tuple[Path, int]:
-    """A folder of our own and its lock, to be removed when we stop; those of supervisors that were killed are removed now."""
-    base = Path(tempfile.gettempdir())
-    if len(str(base)) > LONGEST_FOLDER:
-        base = Path("/tmp")
-    for one in base.glob(f"{FOLDER}*"):
-        with contextlib.suppress(OSError):  # it is another user's, or its supervisor lives
-            os.close(_lock(one, os.O_RDWR))
-            shutil.rmtree(one, ignore_errors=True)
-    made = Path(tempfile.mkdtemp(prefix=FOLDER, dir=base))
-    return made, _lock(made, os.O_RDWR | os.O_CREAT)
-
-
-def _lock(folder: Path, flags: int) -> int:
-    """Hold the folder for as long as the descriptor is open. Raises OSError when somebody else does."""
-    descriptor = os.open(folder / "lock", flags, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _longer(pause_s: float) -> float:

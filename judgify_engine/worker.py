@@ -42,6 +42,8 @@ class Stop:
 
     def __init__(self) -> None:
         self.now, self.retire = asyncio.Event(), asyncio.Event()
+        self.deaf = asyncio.Event()
+        """No connections are accepted any more."""
 
     def on_signals(self) -> None:
         """SIGINT, SIGTERM and the end of the terminal mean now."""
@@ -147,6 +149,7 @@ class Worker:
                 await stop.asked()
                 for listener in listeners:
                     listener.close()
+                stop.deaf.set()
                 if not stop.now.is_set():
                     await self._retire(stop, runner)
                 log.info("stopping", extra={"under_way": parts.admission.requests})
@@ -154,6 +157,7 @@ class Worker:
                 stop.now.set()
                 for listener in listeners:
                     listener.close()
+                stop.deaf.set()
                 if not await parts.admission.drain(config.http.drain_timeout_s):
                     log.error("requests were cut off by the stop", extra={"requests": parts.admission.requests})
                 for queue in parts.queues:

@@ -11,6 +11,7 @@ from judgify_engine.observe import logs
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.observe.siblings import Siblings
 from judgify_engine.parts import Parts
+from judgify_engine.pipeline.team import Team
 from judgify_engine.serving import run_on_loop
 from judgify_engine.worker import Stop, Worker, databases, streams_of
 
@@ -37,9 +38,16 @@ async def _serve(end: socket.socket) -> None:
     config, metrics = orders.config, Metrics()
     logs.configure(config.log.format, config.log.level, worker=orders.number)
     siblings = Siblings(Path(orders.folder), orders.number, config.workers, metrics)
+    team = Team(orders.team, config.workers, lambda size: line.say(control.ask_for(size)))
+    turn = asyncio.Event()
 
     async def sockets() -> list[socket.socket]:
         found = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
+        await line.say(control.BOUND)
+        if not await stop.unless(turn.wait()):
+            for one in found:
+                one.close()
+            return []
         for one in found:
             one.listen(config.http.backlog)
         return found
@@ -48,10 +56,10 @@ async def _serve(end: socket.socket) -> None:
         await siblings.serve()
         await line.say(control.READY)
 
-    obeying = asyncio.create_task(_obey(line, stop, siblings), name="control")
+    obeying = asyncio.create_task(_obey(line, stop, siblings, team, turn), name="control")
     try:
         async with databases(config, orders.dsn) as (judgments, rollups), streams_of(config) as streams:
-            parts = Parts(config, judgments, rollups, metrics, siblings.figures, streams)
+            parts = Parts(config, judgments, rollups, metrics, siblings.figures, streams, team)
             await Worker(config, parts, metrics).run(stop, sockets, beside)
     finally:
         obeying.cancel()
@@ -60,7 +68,7 @@ async def _serve(end: socket.socket) -> None:
         line.close()
 
 
-async def _obey(line: control.Line, stop: Stop, siblings: Siblings) -> None:
+async def _obey(line: control.Line, stop: Stop, siblings: Siblings, team: Team, turn: asyncio.Event) -> None:
     """Until cancelled; a supervisor that is no more means: now."""
     while heard := await line.hear():
         if heard == control.PING:
@@ -68,4 +76,11 @@ async def _obey(line: control.Line, stop: Stop, siblings: Siblings) -> None:
         elif heard == control.RETIRE:
             siblings.leave()
             stop.retire.set()
+            await stop.deaf.wait()
+            await line.say(control.DEAF)
+        elif heard == control.LISTEN:
+            turn.set()
+        elif (told := control.told_size(heard)) is not None:
+            team.told(*told)
+            siblings.workers = team.size
     stop.now.set()

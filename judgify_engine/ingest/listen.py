@@ -107,7 +107,18 @@ class Listener:
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._socket)
+        self._accept_waiting()
         self._socket.close()
+
+    def _accept_waiting(self) -> None:
+        """Take over those who have connected and wait: the close would refuse them."""
+        before = -1
+        while self._room.taken != before:
+            before = self._room.taken
+            self._accept()
+        self._loop.remove_reader(self._socket)  # where there was no room for more
+        if self._pause is not None:
+            self._pause.cancel()
 
 
 def allow_many_files() -> int:

@@ -20,6 +20,7 @@ from judgify_engine.wire.problem import CONTENT_TYPE, Problem
 from judgify_engine.wire.quality import QualityReport
 from judgify_engine.wire.quarantine import QuarantinePage, QuarantineRecord
 from judgify_engine.wire.request import WORKFLOW_ID, ExecuteRequest
+from judgify_engine.wire.scaling import ScalingAnswer
 from judgify_engine.wire.summary import Summary
 
 SCHEMA = "#/components/schemas/{name}"
@@ -41,6 +42,7 @@ _TYPES = (
     ActionPage,
     AttemptPage,
     ReplayedActions,
+    ScalingAnswer,
     Problem,
 )
 
@@ -206,6 +208,11 @@ _OPERATIONS = (
     _Operation(
         "delete", "/api/v1/workflows/{workflow_id}", "Workflows", "Delete; its versions are kept for the records", "admin",
         {204: (None, "Deleted.")}, (401, 403, 404, 422, 429, 503), None, (_WORKFLOW_ID,),
+    ),
+    _Operation(
+        "get", "/api/v1/scaling", "Operate", "How all processes are doing, and whether there should be more or fewer", "admin",
+        {200: (ScalingAnswer, "The figures, what would be decided now, and the last decisions.")}, (401, 403, 422, 429, 503),
+        None, (_LIMIT,),
     ),
     _Operation("get", "/health", "Operate", "Is the process alive", None, {200: (None, "It is.")}),
     _Operation(

@@ -96,6 +96,8 @@ class Metrics(Collector):
         """Actions made, and attempts by outcome: see pipeline/action_loop."""
         self.action = Histogram((*SECONDS, 60.0))
         """Attempts of actions."""
+        self.scaling: Counter[str] = Counter()
+        """Decisions about the number of processes: out, in; and failed."""
         self.gauges: list[Callable[[], Iterable[tuple[str, str, dict[str, str], float]]]] = []
         """Each yields (name, help, labels, value)."""
         self._process = psutil.Process()
@@ -159,6 +161,10 @@ class Metrics(Collector):
         for outcome, count in list(self.actions.items()):
             actions.add_metric([outcome], count)
         yield actions
+        scaling = CounterMetricFamily("judgify_scaling_decisions", "Decisions to have more or fewer.", labels=["action"])
+        for action, count in list(self.scaling.items()):
+            scaling.add_metric([action], count)
+        yield scaling
         changes = CounterMetricFamily("judgify_changes", "Changes read from the log, by what became of them.", labels=["stage"])
         for stage in ("decoded", "skipped", "applied"):
             changes.add_metric([stage], getattr(self, f"changes_{stage}"))

@@ -5,7 +5,10 @@ Every sample gets the label `worker`. One that does not answer in time is left o
 
 import asyncio
 import contextlib
+import fcntl
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,6 +21,9 @@ from judgify_engine.observe.metrics import Metrics
 
 ANSWER_TIMEOUT_S = 1.0
 LONGEST_ANSWER = 16 * 1024 * 1024
+FOLDER = "judgify-workers-"
+LONGEST_FOLDER = 60
+"""A Unix socket's path has 107 bytes at most."""
 
 
 class Family(msgspec.Struct, array_like=True):
@@ -36,7 +42,9 @@ class Siblings:
     """This worker's place among so many `workers`. `folder`: where each has its socket."""
 
     def __init__(self, folder: Path, number: int, workers: int, metrics: Metrics) -> None:
-        self._folder, self._number, self._workers, self._metrics = folder, number, workers, metrics
+        self._folder, self._number, self._metrics = folder, number, metrics
+        self.workers = workers
+        """How many there are; follows the supervisor's word."""
         self._path = folder / f"{number}-{os.getpid()}.sock"
         self._server: asyncio.Server | None = None
 
@@ -71,7 +79,7 @@ class Siblings:
         found = {self._number: _families(self._metrics.collect())}
         found |= {number: answer for number, answer in zip(latest, answers, strict=True) if answer is not None}
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Merged(found, {number: number in found for number in range(self._workers)}))
+        registry.register(_Merged(found, {number: number in found for number in range(max(self.workers, self._number + 1))}))
         return generate_latest(registry)
 
     async def _ask(self, path: Path) -> list[Family] | None:
@@ -129,3 +137,27 @@ def _made_s(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:  # it has just gone
         return 0.0
+
+
+def make_folder() -> tuple[Path, int]:
+    """A folder of our own and its lock, to be removed when we stop; those of supervisors that were killed are removed now."""
+    base = Path(tempfile.gettempdir())
+    if len(str(base)) > LONGEST_FOLDER:
+        base = Path("/tmp")
+    for one in base.glob(f"{FOLDER}*"):
+        with contextlib.suppress(OSError):  # it is another user's, or its supervisor lives
+            os.close(_lock(one, os.O_RDWR))
+            shutil.rmtree(one, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=FOLDER, dir=base))
+    return made, _lock(made, os.O_RDWR | os.O_CREAT)
+
+
+def _lock(folder: Path, flags: int) -> int:
+    """Hold the folder for as long as the descriptor is open. Raises OSError when somebody else does."""
+    descriptor = os.open(folder / "lock", flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

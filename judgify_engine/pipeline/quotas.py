@@ -41,6 +41,10 @@ class Quotas:
         self._clock_s = clock_s or asyncio.get_running_loop().time
         self._meters: dict[str, Meter] = {}
 
+    def share(self, processes: int) -> None:
+        """So many share the quotas from now on."""
+        self._processes = max(1, processes)
+
     def spend(self, grant: Grant, size_bytes: int = 0) -> Spent | None:
         """Count a request; None: it needs no counting. Raises QuotaExceeded; then it is not counted."""
         if grant.quota == UNBOUNDED:

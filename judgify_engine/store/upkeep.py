@@ -11,7 +11,7 @@ import asyncpg
 
 from judgify_engine.config import KeepConfig
 from judgify_engine.errors import JudgifyError
-from judgify_engine.store import actions, kept, partitions, quarantine, retention
+from judgify_engine.store import actions, kept, partitions, quarantine, retention, scaling
 from judgify_engine.store.pool import AWAY, Database
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,7 @@ SLICE_ROWS = 5000
 _FORGET = {
     "idempotency_keys": "DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY("
     "SELECT ctid FROM idempotency_keys WHERE created_at < now() - make_interval(days => $1) LIMIT $2))",
+    "scaling_decisions": scaling.FORGET,
 }
 
 
@@ -76,7 +77,7 @@ async def once(database: Database, keep: KeepConfig) -> None:
         await partitions.make_ahead(connection, datetime.now(UTC), keep.partition)
     await quarantine.tidy(database, keep)
     await actions.tidy(database, keep.actions_days)
-    for table, limit in (("idempotency_keys", keep.idempotency_days),):
+    for table, limit in (("idempotency_keys", keep.idempotency_days), ("scaling_decisions", keep.scaling_days)):
         forgotten = SLICE_ROWS
         while forgotten == SLICE_ROWS:
             async with database.query() as connection:

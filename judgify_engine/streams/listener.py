@@ -79,8 +79,11 @@ class RedisListener:
                 self._tried.set()
                 await session.broken
             except BROKEN as error:
-                if self.connected or not self._tried.is_set():  # once, and not at each try
-                    log.warning("messages of others are not heard just now", extra={"reason": str(error)})
+                facts = {"reason": str(error), "pause_s": pause_s}
+                if self.connected or not self._tried.is_set():
+                    log.warning("messages of others are not heard just now", extra=facts)
+                else:
+                    log.debug("messages of others are still not heard", extra=facts)
             except Exception:
                 log.exception("listening failed and begins anew")
             finally:

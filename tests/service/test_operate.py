@@ -130,6 +130,7 @@ def routes_of_the_application() -> set[tuple[str, str]]:
     from judgify_engine.ingest.operate import OperateRoutes
     from judgify_engine.ingest.quality import QualityRoutes
     from judgify_engine.ingest.quarantine import QuarantineRoutes
+    from judgify_engine.ingest.scaling import ScalingRoutes
     from judgify_engine.ingest.summary import SummaryRoutes
     from judgify_engine.ingest.workflows import WorkflowRoutes
     from judgify_engine.live.page import PageRoutes
@@ -142,6 +143,7 @@ def routes_of_the_application() -> set[tuple[str, str]]:
         MetricsRoutes,
         QualityRoutes,
         QuarantineRoutes,
+        ScalingRoutes,
         SummaryRoutes,
         OperateRoutes,
         WorkflowRoutes,

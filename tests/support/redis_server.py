@@ -48,7 +48,8 @@ class RedisServer:
     def __init__(self, folder: Path, binary: Path = WHEEL, port: int = 0, **settings: object) -> None:
         self.folder, self.binary = folder, binary
         self.port = port or _free_port()
-        self.settings = {"save": "", "appendonly": "yes", **settings}
+        # What was answered is there after a kill -9.
+        self.settings = {"save": "", "appendonly": "yes", "appendfsync": "always", **settings}
         self.process: subprocess.Popen[bytes] | None = None
         self._databases = itertools.count()
 
@@ -178,8 +179,12 @@ class RedisCluster:
             giving.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(to))
             while keys := giving.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
                 giving.execute_command("MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *keys)
-            for server in (taking, giving):
-                server.execute_command("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(to))
+            for client in (taking, giving):
+                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(to))
+        for server in self.servers:
+            if server not in (source, to):
+                with server.client() as client:
+                    client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(to))
 
     def kill(self) -> None:
         for server in self.servers:

@@ -7,6 +7,7 @@ import asyncio
 from struct import pack
 from typing import Any
 
+from judgify_engine.core.figures import Figures, Report
 from judgify_engine.core.model import Change, Judgment
 from judgify_engine.core.rules import CompiledWorkflow, Outcome, Rule, WorkflowDefinition
 from judgify_engine.units import Position
@@ -176,3 +177,34 @@ def wire_row(fields: dict[str, Any]) -> tuple[Value, ...]:
         jsonb(fields["input_data"]),
         None if fields["occurred_at"] is None else pack(">q", fields["occurred_at"] - EPOCH_2000_US),
     )
+
+
+def report(process: str = "a/1", at_s: float = 1000.0, **values: Any) -> Report:
+    """Of a process that is busy for half of its time and answers 10 judgments a second, each in 100 ms."""
+    known: dict[str, Any] = {
+        "host": process.split("/")[0], "group": "", "cpu_s": at_s / 2, "cores": 1.0, "memory": 0.5, "answers": int(at_s * 10),
+        "answers_s": at_s, "queue_rows": 3, "oldest_s": 0.1,
+    }  # fmt: skip
+    return Report(process=process, at_s=at_s, **{**known, **values})
+
+
+def steady(process: str = "a/1", start_s: float = 900.0, end_s: float = 1000.0, **values: Any) -> list[Report]:
+    """Every five seconds one."""
+    times = [start_s + step * 5.0 for step in range(int((end_s - start_s) / 5.0) + 1)]
+    return [report(process, at_s, **values) for at_s in times]
+
+
+CALM: dict[str, Any] = {"cpu": 0.5, "memory": 0.5, "response_ms": 20.0, "queue_rows": 5.0, "oldest_s": 0.01}
+
+
+def figures(processes: int = 4, at_s: float = 10_000.0, **values: Any) -> Figures:
+    """Of processes with nothing to do about, but for `values`."""
+    known = {
+        "processes": processes,
+        "replicas": processes,
+        "starting": 0,
+        "answers_per_s": 100.0,
+        "at_s": at_s,
+        "window_s": 60.0,
+    }
+    return Figures(**{**known, **CALM, **values})

@@ -63,6 +63,23 @@ def test_judgments_are_kept_for_ever_or_at_least_a_week(days: str) -> None:
     assert "keep.partition" in refusal(JUDGIFY_KEEP_PARTITION="year")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"IN_CPU": "0.75"}, "scaling.in_cpu must be at most scaling.target_cpu (0.7), got 0.75"),
+        ({"OUT_MEMORY": "0.5"}, "scaling.target_memory must be at most scaling.out_memory (0.5), got 0.8"),
+        ({"IN_RESPONSE_MS": "5000"}, "scaling.in_response_ms must be at most scaling.out_response_ms (3000), got 5000"),
+        ({"MIN_WORKERS": "5", "MAX_WORKERS": "4"}, "scaling.min_workers must be at most scaling.max_workers (4), got 5"),
+        ({"MIN_REPLICAS": "21"}, "scaling.min_replicas must be at most scaling.max_replicas (20), got 21"),
+        ({"REPORT_INTERVAL_S": "61"}, "scaling.report_interval_s must be at most scaling.window_s (60), got 61"),
+        ({"EXECUTOR": "kubernetes"}, "scaling.kubernetes_name must name what is scaled where scaling.executor is kubernetes"),
+    ],
+)
+def test_thresholds_that_would_make_it_flap_are_refused(given: dict[str, str], message: str) -> None:
+    assert refusal(**{f"JUDGIFY_SCALING_{name}": value for name, value in given.items()}) == message
+    assert load(None, None, {"JUDGIFY_SCALING_MIN_WORKERS": "5"}).scaling.max_workers == 0
+
+
 def test_every_default_is_within_its_own_bounds() -> None:
     assert msgspec.convert(msgspec.to_builtins(Config()), Config) == Config()
 

@@ -17,6 +17,7 @@ from judgify_engine.ingest.openapi import build_openapi
 from judgify_engine.ingest.operate import OperateRoutes
 from judgify_engine.ingest.quality import QualityRoutes
 from judgify_engine.ingest.quarantine import QuarantineRoutes
+from judgify_engine.ingest.scaling import ScalingRoutes
 from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
 from judgify_engine.live.session import DashboardRoutes
@@ -41,6 +42,7 @@ def routes() -> list[web.RouteDef]:
         DashboardRoutes(anything, anything, Metrics(), anything),
         GapRoutes(anything, anything),
         ActionRoutes(anything, anything, anything, anything),
+        ScalingRoutes(anything, anything),
     ]
     return [route for group in groups for route in group.routes()]
 
