@@ -72,7 +72,7 @@ class RedisStreams:
             at = _position(delivered)
             oldest_pending = _position(oldest) if oldest else None
             waiting = lag if lag is not None else _estimate(at, length, first, last)
-            groups.append(Group(name.decode(), at, pending, oldest_pending, idle_ms / 1000, waiting))
+            groups.append(Group(name.decode(errors="backslashreplace"), at, pending, oldest_pending, idle_ms / 1000, waiting))
         return groups
 
     async def make_group(self, stream: str, group: str, position: Position) -> None:

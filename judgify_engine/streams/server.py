@@ -41,10 +41,7 @@ ADVICE = {
     ("LOADING", "BusyLoading"): "it is loading its data and will be there soon",
     ("CLUSTERDOWN", "ClusterDown", "SlotNotCovered"): "a part of the cluster has no primary",
     ("NOAUTH", "WRONGPASS", "AuthenticationError"): "it refuses the user or the password that JUDGIFY_REDIS_URL has or lacks",
-    (
-        "NOPERM",
-        "NoPermission",
-    ): "its user may not do that: it needs streams, strings, scripts and channels",
+    ("NOPERM", "NoPermission"): "its user may not do that: it needs streams, strings, scripts and channels",
     ("MASTERDOWN", "MasterDown"): "it is a replica without its primary",
     ("max number of clients",): "it has reached its maxclients: raise that",
     ("NOGROUP",): "the stream or its group is not there",

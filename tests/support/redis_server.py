@@ -12,6 +12,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
+from judgify_engine.machine.unprivileged import die_with_parent
 from support.waiting import until_now
 
 MORE = "JUDGIFY_TEST_REDIS_SERVERS"
@@ -71,12 +72,15 @@ class RedisServer:
         return Redis(port=self.port, socket_timeout=5, **options)  # type: ignore[arg-type]
 
     def start(self) -> "RedisServer":
+        """Only from the main thread: the kernel stops it when the thread that started it ends."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command: list[str | Path] = [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder]
         for key, value in self.settings.items():
             command += [f"--{key.replace('_', '-')}", str(value)]
         with (self.folder / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent()
+            )
         until_now(self.answers, f"redis answers; see {self.folder / 'redis.log'}")
         return self
 
