@@ -2,4 +2,4 @@
 `add_arguments(parser)` and `run(args) -> int`; `judgify-engine bench NAME` runs it. The others are their helpers.
 """
 
-COMMANDS = ("load", "compare", "latency", "queries", "crash", "soak", "rollup", "partitions", "bulk")
+COMMANDS = ("load", "compare", "latency", "queries", "crash", "soak", "rollup", "partitions", "bulk", "neighbours", "workers")
