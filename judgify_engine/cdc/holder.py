@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import asyncpg
 
-from judgify_engine.cdc.replication import Replication
+from judgify_engine.cdc.replication import HOLDER_LOCK, Replication
 from judgify_engine.cdc.waiting import first_of, slot_made
 from judgify_engine.config import ChangeConfig
 from judgify_engine.core.healing import Blocker, Finding, Publication, Server, Slot, Stored, diagnose
@@ -36,6 +36,10 @@ BEHIND_S = 1.5
 STEADY_S = 30.0
 """Reading the log for so long means that healing has helped."""
 LONGEST_PAUSE_S = 60.0
+_HELD = """
+SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = $1 AND objid = $2
+                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
 WAL_STATUSES = ("reserved", "extended", "unreserved", "lost")
 
 
@@ -196,6 +200,8 @@ class Holder:
 
     async def _session(self) -> None:
         """One try: returns at once when another process holds the slot, raises when the stream ends."""
+        if await self._is_held():
+            return
         stream = Replication(self._judgments.dsn)
         try:
             await stream.connect()
@@ -216,6 +222,11 @@ class Holder:
                 await first_of(loops, lambda: [one.terminate() for one in (watched, connection)])
         finally:
             stream.close()
+
+    async def _is_held(self) -> bool:
+        """Whether a session has the holder's lock. Asked on a connection that is there; none is made to stream."""
+        async with self._judgments.query() as connection:
+            return bool(await connection.fetchval(_HELD, HOLDER_LOCK >> 32, HOLDER_LOCK & 0xFFFF_FFFF))
 
     def _begin(self, changes: ChangeLoop, healed: bool) -> None:
         self._changes, self._began_s = changes, asyncio.get_running_loop().time()
