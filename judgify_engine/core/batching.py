@@ -7,7 +7,8 @@ says nothing about a large one.
 Wait: a commit costs about the same for one row as for ten, which counts when there are many of them. So the first row of a
 batch waits for others, longest (`max_wait_s`) where `COMPANY` of them come in that time; where fewer come, by the square less;
 where more come, by the root less, as where a fixed cost is weighed against time. But nobody waits who is alone, nor when
-everybody is here already: as many as were ever unanswered at once lately. So who waits for his answer is not held up.
+everybody is here already: as many as were ever unanswered at once lately, or `ENOUGH`. So who waits for his answer is not held
+up, and where all is busy nothing stands still.
 """
 
 import math
@@ -16,7 +17,7 @@ from collections import deque
 WINDOW = 10
 SLOW, SHRINK = 1.5, 0.8
 FAST, GROW = 0.5, 1.2
-COMPANY = 8.0
+COMPANY, ENOUGH = 8.0, 16
 RATE_MEMORY_S, CROWD_MEMORY_S = 0.1, 0.25
 SHORTEST_WAIT_S = 0.0005
 """Timers are no finer."""
@@ -66,7 +67,7 @@ class Pace:
 
     def enough(self, committing: int, now_s: float) -> int:
         """How many rows need not wait for more, while so many are being committed."""
-        return max(1, math.ceil(self._crowd_at(now_s)) - committing)
+        return min(ENOUGH, max(1, math.ceil(self._crowd_at(now_s)) - committing))
 
     def wait_s(self, now_s: float) -> float:
         """How long the first row of a batch may wait for others; 0: they are not worth it."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judgify_engine.core.batching import BatchSize, Pace
+from judgify_engine.core.batching import ENOUGH, BatchSize, Pace
 
 TARGET_S = 0.1
 
@@ -133,8 +133,14 @@ def test_who_is_alone_is_enough() -> None:
 
 def test_everybody_is_enough_also_those_who_are_being_committed() -> None:
     pace, now_s = steady(2000)
-    pace.ended(64, now_s)
-    assert (pace.enough(0, now_s), pace.enough(40, now_s), pace.enough(64, now_s)) == (64, 24, 1)
-    assert pace.enough(0, now_s + 0.002) >= 63, "from one commit to the next it is remembered"
+    pace.ended(12, now_s)
+    assert (pace.enough(0, now_s), pace.enough(4, now_s), pace.enough(12, now_s)) == (12, 8, 1)
+    assert pace.enough(0, now_s + 0.002) == 12, "from one commit to the next it is remembered"
     pace.ended(3, now_s + 1.0)
     assert pace.enough(0, now_s + 1.0) <= 3, "they have gone"
+
+
+def test_a_batch_that_is_worth_it_waits_for_nobody() -> None:
+    pace, now_s = steady(4000)
+    pace.ended(1000, now_s)
+    assert pace.enough(0, now_s) == ENOUGH
