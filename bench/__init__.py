@@ -2,4 +2,7 @@
 `add_arguments(parser)` and `run(args) -> int`; `judgify-engine bench NAME` runs it. The others are their helpers.
 """
 
-COMMANDS = ("load", "compare", "latency", "queries", "crash", "soak", "rollup", "partitions", "bulk", "groups", "day")
+COMMANDS = (
+    "load", "compare", "latency", "queries", "crash", "soak", "rollup", "partitions", "bulk", "groups", "day", "neighbours",
+    "workers",
+)  # fmt: skip

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import asyncpg
 
-from judgify_engine.cdc.replication import Replication
-from judgify_engine.cdc.role import Role
+from judgify_engine.cdc.replication import HOLDER_LOCK, Replication
+from judgify_engine.cdc.role import Role, is_taken
 from judgify_engine.cdc.waiting import first_of, slot_made
 from judgify_engine.cdc.watch import watch
 from judgify_engine.config import ChangeConfig
@@ -185,6 +185,8 @@ class Holder:
 
     async def _session(self) -> None:
         """One try: returns at once when another process holds the slot, raises when the stream ends."""
+        if await is_taken(self._judgments, HOLDER_LOCK):
+            return
         stream = Replication(self._judgments.dsn)
         try:
             await stream.connect()

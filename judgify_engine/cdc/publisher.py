@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from judgify_engine.cdc.holder import PUBLICATION, Slots
 from judgify_engine.cdc.progress import Memory, Progress
 from judgify_engine.cdc.replication import PUBLISHER_LOCK, Replication
-from judgify_engine.cdc.role import Role
+from judgify_engine.cdc.role import Role, is_taken
 from judgify_engine.cdc.waiting import first_of, slot_made
 from judgify_engine.cdc.watch import watch
 from judgify_engine.config import Config
@@ -49,6 +49,7 @@ class Sessions(Protocol):
     dsn: str
 
     def session(self) -> contextlib.AbstractAsyncContextManager[Any]: ...
+    def query(self) -> contextlib.AbstractAsyncContextManager[Any]: ...
 
 
 class Publisher:
@@ -143,6 +144,9 @@ class Publisher:
                 return await self._tidy()
         if self._reads_log() and self._polite:  # the two roles are better held by two processes, where there are two
             self._polite = False
+            return
+        if await is_taken(self._judgments, PUBLISHER_LOCK):
+            self._polite = True
             return
         last = await self._streams.last(JUDGMENTS)  # before anything else: nothing can be done without them
         stream = Replication(self._judgments.dsn)

@@ -8,12 +8,29 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 from judgify_engine.cdc.waiting import ended
 from judgify_engine.errors import JudgifyError
 
 log = logging.getLogger(__name__)
+
+_TAKEN = """
+SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = $1 AND objid = $2
+                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
+
+
+class Connections(Protocol):
+    """Where connections are kept; see store/pool."""
+
+    def query(self) -> contextlib.AbstractAsyncContextManager[Any]: ...
+
+
+async def is_taken(database: Connections, lock: int) -> bool:
+    """Whether a session has an advisory lock. Asked on a connection that is there, so that standing by costs little."""
+    async with database.query() as connection:
+        return bool(await connection.fetchval(_TAKEN, lock >> 32, lock & 0xFFFF_FFFF))
 
 
 class Role:

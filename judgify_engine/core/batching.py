@@ -1,14 +1,26 @@
-"""How many rows one commit takes: steered towards a target latency. Pure: time comes in as an argument.
+"""How many rows one commit takes, and how long it waits for them. Pure: time comes in as an argument.
 
-The law of design.md §3: when the mean of the last 10 commits is over 1.5 x the target, shrink by 0.8; under half of it,
-grow by 1.2. It only looks at full batches when it grows: a small batch that was fast says nothing about a large one.
+Size, by the law of design.md §3, steered towards a target latency: when the mean of the last 10 commits is over 1.5 x the
+target, shrink by 0.8; under half of it, grow by 1.2. It only looks at full batches when it grows: a small batch that was fast
+says nothing about a large one.
+
+Wait: a commit costs about the same for one row as for ten, which counts when there are many of them. So the first row of a
+batch waits for others, longest (`max_wait_s`) where `COMPANY` of them come in that time; where fewer come, by the square less;
+where more come, by the root less, as where a fixed cost is weighed against time. But nobody waits who is alone, nor when
+everybody is here already: as many as were ever unanswered at once lately, or `ENOUGH`. So who waits for his answer is not held
+up, and where all is busy nothing stands still.
 """
 
+import math
 from collections import deque
 
 WINDOW = 10
 SLOW, SHRINK = 1.5, 0.8
 FAST, GROW = 0.5, 1.2
+COMPANY, ENOUGH = 8.0, 16
+RATE_MEMORY_S, CROWD_MEMORY_S = 0.1, 0.25
+SHORTEST_WAIT_S = 0.0005
+"""Timers are no finer."""
 
 
 class BatchSize:
@@ -31,3 +43,43 @@ class BatchSize:
     def _change_to(self, rows: float) -> None:
         self.rows = max(self._lowest, min(self._highest, int(rows)))
         self._recent.clear()
+
+
+class Pace:
+    """How long a batch gathers. Knows of the batches that began and ended before."""
+
+    def __init__(self, max_wait_s: float) -> None:
+        self._max_wait_s = max_wait_s
+        self._rate_per_s = 0.0
+        self._began_s: float | None = None
+        self._crowd, self._counted_s = 1.0, 0.0
+
+    def began(self, rows: int, now_s: float) -> None:
+        """A commit of so many rows begins. How many come in a second is told by the time since the one before."""
+        if self._began_s is not None and now_s > self._began_s:
+            share = self._fading(now_s)
+            self._rate_per_s = share * self._rate_per_s + (1 - share) * rows / (now_s - self._began_s)
+        self._began_s = now_s
+
+    def ended(self, unanswered: int, now_s: float) -> None:
+        """A commit has ended; before it is answered, so many are unanswered, its own among them."""
+        self._crowd, self._counted_s = max(unanswered, self._crowd_at(now_s)), now_s
+
+    def enough(self, committing: int, now_s: float) -> int:
+        """How many rows need not wait for more, while so many are being committed."""
+        return min(ENOUGH, max(1, math.ceil(self._crowd_at(now_s)) - committing))
+
+    def wait_s(self, now_s: float) -> float:
+        """How long the first row of a batch may wait for others; 0: they are not worth it."""
+        if self._began_s is None:
+            return 0.0
+        come = self._fading(now_s) * self._rate_per_s * self._max_wait_s / COMPANY
+        wait_s = self._max_wait_s * (come * come if come < 1 else come**-0.5)
+        return wait_s if wait_s >= SHORTEST_WAIT_S else 0.0
+
+    def _fading(self, now_s: float) -> float:
+        assert self._began_s is not None
+        return math.exp((self._began_s - now_s) / RATE_MEMORY_S)
+
+    def _crowd_at(self, now_s: float) -> float:
+        return max(1.0, self._crowd * math.exp((self._counted_s - now_s) / CROWD_MEMORY_S))

@@ -6,6 +6,7 @@ Nothing here waits. What would have to (a token or a workflow that is not in mem
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -17,6 +18,7 @@ from aiohttp.http import SERVER_SOFTWARE
 from judgify_engine.core.model import Judgment
 from judgify_engine.errors import DatabaseUnavailable, Draining, JudgifyError, QuotaExceeded, Rejected
 from judgify_engine.ingest.admission import Admission
+from judgify_engine.ingest.holding import Holding
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.access import Access
 from judgify_engine.pipeline.judging import Judging
@@ -28,6 +30,7 @@ from judgify_engine.wire.request import decode_execute
 
 log = logging.getLogger(__name__)
 
+MAX_REFUSALS = 1000
 Reply = Callable[[bytes, bool], None]
 """Takes the bytes of an answer, and whether the connection ends with it."""
 
@@ -49,6 +52,10 @@ class Direct:
         self._judging, self._access, self._admission = judging, access, admission
         self._database_available, self._route, self._metrics = database_available, route, metrics
         self._quarantine, self._quotas = quarantine, quotas
+        self._holding = Holding()
+        self._refusals: dict[tuple[str, int], bytes] = {}
+        """Answers to who is over a quota, as they are in the second `_refusals_s`."""
+        self._refusals_s = 0
 
     def knows(self, authorization: str | None) -> bool:
         """Whether this header's token is known to be good for executing, without asking PostgreSQL."""
@@ -73,7 +80,7 @@ class Direct:
             begun = self._begin(grant.tenant_id, body, started_s)
         except QuotaExceeded as error:
             self._admission.hold(size)
-            asyncio.get_running_loop().call_later(error.hold_s, self._held, error, reply)
+            self._holding.hold(error.hold_s, partial(self._held, error, reply))
             return True
         except Exception as error:
             self._left(size, started_s)
@@ -122,7 +129,20 @@ class Direct:
 
     def _held(self, error: QuotaExceeded, reply: Reply) -> None:
         self._admission.leave(0)
-        self._refuse(error, reply)
+        if self._admission.retiring:
+            self._refuse(error, reply)
+            return
+        self._metrics.errors[error.code] += 1
+        self._metrics.requests[self._route, error.status] += 1
+        now_s = int(time.time())
+        if now_s != self._refusals_s or len(self._refusals) > MAX_REFUSALS:
+            self._refusals_s = now_s
+            self._refusals.clear()
+        key = (error.detail, math.ceil(error.retry_after_s))
+        answer = self._refusals.get(key)
+        if answer is None:
+            answer = self._refusals[key] = _encode(*encode_problem(error))
+        reply(answer, False)
 
     def _left(self, size: int, started_s: float) -> None:
         self._admission.leave(size)
@@ -138,9 +158,13 @@ class Direct:
             headers["Connection"] = "close"
         self._metrics.errors[error.code] += 1
         self._metrics.requests[self._route, status] += 1
-        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in headers.items())]
-        lines += [f"Content-Length: {len(body)}", f"Date: {formatdate(usegmt=True)}", f"Server: {SERVER_SOFTWARE}", "\r\n"]
-        reply("\r\n".join(lines).encode("latin-1") + body, last)
+        reply(_encode(status, body, headers), last)
+
+
+def _encode(status: int, body: bytes, headers: dict[str, str]) -> bytes:
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+    lines += [f"Content-Length: {len(body)}", f"Date: {formatdate(usegmt=True)}", f"Server: {SERVER_SOFTWARE}", "\r\n"]
+    return "\r\n".join(lines).encode("latin-1") + body
 
 
 _second = 0

@@ -1,7 +1,7 @@
 """Group commit: while one batch is being committed, the next one gathers. One loop per partition.
 
-A judgment that comes alone is committed at once. With others on their way, a batch may wait `max_wait_s` for as many as the
-last one had; that keeps batches large under load and costs an idle sender nothing.
+A judgment that comes alone is committed at once. With many on their way, the first of a batch waits a little for others,
+`max_wait_s` at most (the law: core/batching); that keeps commits few under load and costs an idle sender nothing.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import logging
 from time import perf_counter
 
 from judgify_engine.config import BatchConfig
-from judgify_engine.core.batching import BatchSize
+from judgify_engine.core.batching import BatchSize, Pace
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.partition_queue import PartitionQueue, Waiting
 from judgify_engine.pipeline.ports import JudgmentWriter
@@ -30,8 +30,7 @@ class BatchLoop:
         self._timeout_s = timeout_s
         self.size = BatchSize(config.min_rows, config.max_rows, config.target_latency_s)
         self._free = asyncio.Semaphore(config.commits_in_flight)
-        self._in_flight = 0
-        self._last_rows = 1
+        self._pace = Pace(config.max_wait_s)
 
     async def run(self) -> None:
         """Until the queue is closed and empty; then all that was accepted has its outcome."""
@@ -40,13 +39,18 @@ class BatchLoop:
             async with asyncio.TaskGroup() as commits:
                 while await self._queue.wait():
                     await self._free.acquire()
-                    if self._in_flight and len(self._queue) < self._last_rows // 2 and not self._queue.closed:
-                        await asyncio.sleep(self._config.max_wait_s)
+                    await self._gather()
                     batch = self._queue.take(self.size.rows, self._config.max_bytes)
-                    self._in_flight += 1
+                    self._pace.began(len(batch), perf_counter())
                     commits.create_task(self._commit(batch), name=f"commit-{self._queue.partition}")
         finally:
             sweeper.cancel()
+
+    async def _gather(self) -> None:
+        queue, now_s = self._queue, perf_counter()
+        enough = min(self._pace.enough(queue.rows - len(queue), now_s), self.size.rows)
+        if len(queue) < enough and (wait_s := self._pace.wait_s(now_s)):
+            await queue.gather(enough, wait_s - queue.oldest_age_s)
 
     async def _sweep(self) -> None:
         while True:
@@ -63,8 +67,7 @@ class BatchLoop:
                 if not item.outcome.done():  # its sender may have gone
                     item.outcome.set_result(outcome)
         finally:
-            self._in_flight -= 1
-            self._last_rows = len(batch)
+            self._pace.ended(self._queue.rows, perf_counter())
             self._free.release()
             self._queue.done(batch)
             for item in batch:

@@ -43,7 +43,8 @@ class PartitionQueue:
         self._held: dict[str, tuple[int, int]] = {}
         """Tenant to rows and bytes, until `done`."""
         self._unanswered: deque[tuple[asyncio.Future[Outcome], float]] = deque()
-        self._arrival = asyncio.Event()
+        self._arrival, self._enough = asyncio.Event(), 1
+        """Set when so many are queued, or it was closed."""
         self._loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:
@@ -81,7 +82,8 @@ class PartitionQueue:
         self.rows += 1
         self.bytes += size
         self._held[tenant] = (held[0] + 1, held[1] + size)
-        self._arrival.set()
+        if self._count >= self._enough:
+            self._arrival.set()
         return future
 
     async def wait(self) -> bool:
@@ -92,6 +94,19 @@ class PartitionQueue:
             self._arrival.clear()
             await self._arrival.wait()
         return True
+
+    async def gather(self, rows: int, timeout_s: float) -> None:
+        """Wait until so many are queued, at most so long, and no longer than until it is closed."""
+        if self._count >= rows or self.closed or timeout_s <= 0:
+            return
+        self._arrival.clear()
+        self._enough = rows
+        timer = self._loop.call_later(timeout_s, self._arrival.set)
+        try:
+            await self._arrival.wait()
+        finally:
+            timer.cancel()
+            self._enough = 1
 
     def take(self, max_rows: int, max_bytes: int) -> list[Waiting]:
         """Remove and return the oldest of each tenant in turn: at least one, at most so many rows and about so many bytes."""

@@ -1,7 +1,8 @@
 """Compiled workflows in memory, kept true by the change stream.
 
 In the process that reads the log, a change is here as soon as it is rolled up. Any other process asks PostgreSQL again for an
-entry older than `STALE_S`, so a change is live everywhere within a second.
+entry older than `STALE_S`, so a change is live everywhere within a second; of one in use it asks a little before, and nobody
+waits.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from judgify_engine.errors import InvalidWorkflow, WorkflowBroken, WorkflowNotFo
 
 log = logging.getLogger(__name__)
 
-STALE_S = 0.5
+STALE_S, AGING_S = 0.5, 0.25
 REMEMBERED = 10_000
 
 
@@ -65,10 +66,13 @@ class WorkflowRegistry:
         if entry is None or type(entry.workflow) is not CompiledWorkflow:
             return None
         now_s = self._loop.time()
-        if entry.asked_s + STALE_S < now_s:
-            if not self._follows():
+        if entry.asked_s + AGING_S < now_s:
+            if self._follows():
+                self._remember((tenant_id, workflow_id), entry._replace(asked_s=now_s))  # nothing was heard against it
+            elif entry.asked_s + STALE_S < now_s:
                 return None
-            self._remember((tenant_id, workflow_id), entry._replace(asked_s=now_s))  # nothing was heard against it
+            else:
+                self._begin_asking((tenant_id, workflow_id))
         return entry.workflow
 
     async def get(self, tenant_id: str, workflow_id: str) -> CompiledWorkflow:
@@ -77,16 +81,25 @@ class WorkflowRegistry:
         if workflow is not None:
             return workflow
         key = (tenant_id, workflow_id)
-        task = self._asking.get(key)
-        if task is None:
-            task = self._asking[key] = asyncio.create_task(self._ask(key), name="workflow-ask")
-            task.add_done_callback(lambda _: self._asking.pop(key, None))
-        entry = await asyncio.shield(task)
+        self._begin_asking(key)
+        entry = await asyncio.shield(self._asking[key])
         if entry.workflow is None:
             raise WorkflowNotFound(f"there is no workflow {workflow_id!r}", workflow_id=workflow_id)
         if isinstance(entry.workflow, WorkflowBroken):
             raise entry.workflow
         return entry.workflow
+
+    def _begin_asking(self, key: Key) -> None:
+        """Have PostgreSQL asked, together with whoever asks already."""
+
+        def asked(task: "asyncio.Task[_Entry]") -> None:
+            self._asking.pop(key, None)
+            if not task.cancelled() and (error := task.exception()) is not None:  # whoever waits for it hears it too
+                log.debug("a workflow cannot be asked for", extra={"workflow_id": key[1], "reason": str(error)})
+
+        if key not in self._asking:
+            task = self._asking[key] = asyncio.create_task(self._ask(key), name="workflow-ask")
+            task.add_done_callback(asked)
 
     async def _ask(self, key: Key) -> _Entry:
         """Ask PostgreSQL. An answer that a change overtook meanwhile is asked for again."""

@@ -16,7 +16,7 @@ Idempotency keys are inserted in the same transaction; who finds a key taken get
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
@@ -156,12 +156,8 @@ class CopyWriter:
 
 async def _copy(connection: Any, judgments: Sequence[Judgment]) -> None:
     if judgments:
-        data = pgcopy.encode(judgments)
-        await connection.copy_to_table(TABLE, source=_once(data), columns=pgcopy.COLUMNS, format="binary")
-
-
-async def _once(data: bytes) -> AsyncIterator[bytes]:
-    yield data
+        data = memoryview(pgcopy.encode(judgments))  # bytes would be taken for the name of a file
+        await connection.copy_to_table(TABLE, source=data, columns=pgcopy.COLUMNS, format="binary")
 
 
 async def _stored_answers(connection: Any, judgments: Sequence[Judgment]) -> tuple[dict[bytes, Outcome], int]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
+import asyncpg
 import pytest
 from support import cluster
 from support.engine import Engine
@@ -69,3 +70,52 @@ async def test_resolving_a_batch_that_had_not_landed_commits_it(store: Database)
     assert await asyncio.wait_for(writer._resolve(batch), 10) == [None, None]
     async with store.query() as connection:
         assert await connection.fetchval("SELECT count(*) FROM judgment_executions") == 2
+
+
+async def _commit_pid(store: Database) -> int:
+    async with store.commit_connection() as connection:
+        return int(await connection.fetchval("SELECT pg_backend_pid()"))
+
+
+async def test_a_commits_connection_stays_at_hand_for_the_next(store: Database) -> None:
+    first = await _commit_pid(store)
+    assert [await _commit_pid(store) for _ in range(3)] == [first] * 3
+    async with store.commit_connection() as connection:  # while it is in use there is another
+        assert await connection.fetchval("SELECT pg_backend_pid()") == first
+        assert await _commit_pid(store) != first
+    assert store._commits is not None
+    assert store._commits.get_idle_size() == 0
+    await store._put_away(0.0)
+    assert store._commits.get_idle_size() == 2, "what is not needed goes back to the pool, which closes it in time"
+    assert await _commit_pid(store) > 0
+
+
+async def test_no_more_are_open_than_may_be_and_nobody_waits_in_vain(store: Database) -> None:
+    pids: list[int] = []
+
+    async def commit() -> None:
+        async with store.commit_connection() as connection:
+            pids.append(await connection.fetchval("SELECT pg_backend_pid() FROM pg_sleep(0.01)"))
+
+    store._config = load(environ={})  # its patience
+    await asyncio.wait_for(asyncio.gather(*[commit() for _ in range(60)]), 30)
+    assert len(pids) == 60
+    assert len(set(pids)) <= 8
+
+
+async def test_a_connection_that_ended_at_hand_is_not_used_again(store: Database, database: cluster.Database) -> None:
+    first = await _commit_pid(store)
+    connection = store._at_hand[-1][0]
+    ended = asyncio.Event()
+    connection.add_termination_listener(lambda _: ended.set())
+    await database.do(f"SELECT pg_terminate_backend({first})")
+    await asyncio.wait_for(ended.wait(), 10)
+    assert await _commit_pid(store) != first
+
+
+async def test_a_connection_with_an_error_does_not_stay_at_hand(store: Database) -> None:
+    with pytest.raises(asyncpg.PostgresError):
+        async with store.commit_connection() as connection:
+            await connection.execute("SELECT 1/0")
+    assert store._at_hand == []
+    assert await _commit_pid(store) > 0

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from time import perf_counter
 
 import pytest
 from builders import judgment, settle
@@ -87,6 +88,60 @@ async def test_one_alone_after_a_burst_is_committed_at_once_too() -> None:
         (future,) = s.put(100)
         await settle()
         assert future.done()
+
+
+def busy(s: Setting, *, senders: int) -> None:
+    """As after much load, from so many who wait for their answers."""
+    now_s = perf_counter()
+    s.loop._pace.began(1, now_s - 0.01)
+    s.loop._pace.began(1000, now_s)
+    s.loop._pace.ended(senders, now_s)
+
+
+async def test_under_load_a_batch_waits_for_others_until_all_are_here() -> None:
+    async with Setting(MemoryWriter(), in_flight=2, max_wait_s=3600.0).running() as s:
+        busy(s, senders=5)
+        futures = s.put(0, 1)
+        await settle()
+        futures += s.put(2, 3)
+        await settle()
+        assert s.writer.started == []
+        futures += s.put(4)
+        await settle()
+        assert s.writer.started == [[0, 1, 2, 3, 4]]
+        assert all(future.done() for future in futures)
+
+
+async def test_under_load_who_is_being_committed_counts_as_here() -> None:
+    async with Setting(MemoryWriter(at_once=False), in_flight=2, max_wait_s=3600.0).running() as s:
+        s.put(0, 1, 2)
+        await settle()
+        busy(s, senders=5)
+        s.put(3)
+        await settle()
+        assert s.writer.started == [[0, 1, 2]]
+        s.put(4)
+        await settle()
+        assert s.writer.started == [[0, 1, 2], [3, 4]]
+
+
+async def test_nobody_waits_longer_than_he_may() -> None:
+    async with Setting(MemoryWriter(), max_wait_s=0.002).running() as s:
+        busy(s, senders=1000)
+        (future,) = s.put(0)
+        await asyncio.wait_for(future, 5)
+
+
+async def test_closing_ends_the_wait_for_others() -> None:
+    s = Setting(MemoryWriter(), max_wait_s=3600.0)
+    task = asyncio.create_task(s.loop.run())
+    await settle()
+    busy(s, senders=5)
+    futures = s.put(0, 1)
+    await settle()
+    s.queue.close()
+    await asyncio.wait_for(task, 5)
+    assert [future.result() for future in futures] == [None, None]
 
 
 async def test_while_a_commit_is_under_way_later_ones_gather() -> None:

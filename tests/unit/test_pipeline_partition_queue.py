@@ -213,3 +213,39 @@ async def test_what_was_answered_is_not_held_any_more() -> None:
     assert not hanging.done()
     assert len(held) == 1
     assert sum(ref() is not None for ref in answered) <= 20
+
+
+async def test_gathering_ends_with_enough_rows() -> None:
+    queue = PartitionQueue(0, MANY, MANY)
+    queue.put(judgment(0))
+    gathering = asyncio.create_task(queue.gather(3, 3600.0))
+    await settle()
+    queue.put(judgment(1))
+    await settle()
+    assert not gathering.done()
+    queue.put(judgment(2))
+    await asyncio.wait_for(gathering, 5)
+    await asyncio.wait_for(queue.gather(3, 3600.0), 5)
+    queue.take(3, MANY)
+    waiting = asyncio.create_task(queue.wait())
+    await settle()
+    queue.put(judgment(3))
+    assert await asyncio.wait_for(waiting, 5), "afterwards one is enough again"
+
+
+async def test_gathering_ends_in_time() -> None:
+    queue = PartitionQueue(0, MANY, MANY)
+    queue.put(judgment(0))
+    await asyncio.wait_for(queue.gather(2, 0.002), 5)
+    await asyncio.wait_for(queue.gather(2, -1.0), 5)
+    assert len(queue) == 1
+
+
+async def test_gathering_ends_when_the_queue_is_closed() -> None:
+    queue = PartitionQueue(0, MANY, MANY)
+    queue.put(judgment(0))
+    gathering = asyncio.create_task(queue.gather(2, 3600.0))
+    await settle()
+    queue.close()
+    await asyncio.wait_for(gathering, 5)
+    await asyncio.wait_for(queue.gather(2, 3600.0), 5)

@@ -185,6 +185,41 @@ async def test_who_does_not_follow_the_stream_asks_again_when_it_is_stale(monkey
     assert module.STALE_S < 1.0  # live everywhere within a second
 
 
+async def test_one_in_use_is_asked_for_before_it_is_stale_and_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    s, clock = Setting(follows=False), Clock()
+    monkeypatch.setattr(s.registry, "_loop", clock)
+    s.put(1)
+    await s.verdict()
+    s.put(2)
+    s.table.gate = asyncio.Event()
+    clock.now_s += module.STALE_S * 0.99
+    for _ in range(20):
+        assert s.registry.recall("demo", "w") is not None
+        await settle()
+    assert s.table.asked == 2, "together"
+    clock.now_s += module.STALE_S * 0.02
+    assert s.registry.recall("demo", "w") is None, "the answer is late, and it is stale now"
+    s.table.gate.set()
+    await settle()
+    assert s.registry.recall("demo", "w") is not None
+    assert await s.verdict() == "v2"
+    assert s.table.asked == 2
+
+
+async def test_one_that_cannot_be_asked_for_is_used_until_it_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    s, clock = Setting(follows=False), Clock()
+    monkeypatch.setattr(s.registry, "_loop", clock)
+    s.put(1)
+    await s.verdict()
+    s.table.trouble = DatabaseUnavailable("away")
+    clock.now_s += module.STALE_S * 0.99
+    assert s.registry.recall("demo", "w") is not None
+    await settle()
+    assert s.registry.recall("demo", "w") is not None
+    clock.now_s += module.STALE_S * 0.02
+    assert s.registry.recall("demo", "w") is None
+
+
 async def test_who_follows_the_stream_never_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     s, clock = Setting(), Clock()
     monkeypatch.setattr(s.registry, "_loop", clock)
