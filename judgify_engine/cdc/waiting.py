@@ -51,7 +51,7 @@ async def slot_made(
 
 
 async def ended(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel them until they have ended.
+    """Cancel them until they have ended; what they raise on the way out concerns nobody any more.
 
     One cancellation can get lost: `wait_for` of Python 3.11, which asyncpg uses, drops it when what it waits for is done in
     the same moment.
@@ -61,6 +61,7 @@ async def ended(tasks: Collection[asyncio.Task[Any]]) -> None:
         for task in waiting:
             task.cancel()
         _, waiting = await asyncio.wait(waiting, timeout=CANCEL_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def first_of(coroutines: Mapping[str, Coroutine[Any, Any, None]], leave: Callable[[], Any]) -> None:
