@@ -6,24 +6,34 @@ answered is stored; the rollup equals the table; and, because every request has 
 per request, so nothing was stored twice either. `--target engine` kills the engine (its PostgreSQL follows as it
 will), `--target postgres` kills the postmaster and leaves the engine alone to get it back, `--target reader` kills the worker
 that reads the log and waits until another one does.
+
+Dashboards are open all the time, several for each worker, and come back when theirs is killed: after each recovery every one of
+them must show exactly what the table holds, and none may ever show less than before. With several workers a consumer group
+follows the streams too: in the end it must have been given each judgment once.
 """
 
 import argparse
 import asyncio
+import contextlib
 import math
 import random
 import sys
 import time
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import uvloop
+from redis.asyncio import Redis
+
+from judgify_engine.streams.embedded import url_of
 
 from . import report
 from .client import ProtocolError, fetch
 from .dashboard import Dashboard
+from .groups import Group
 from .harness import Engine, EngineFailed, data_folder, free_port, running
 from .load import report_dashboard
 from .loops import Load
@@ -35,6 +45,11 @@ AFTER_S = 0.5
 """How long the load goes on after the recovery, before the check."""
 
 POLL_S = 0.05
+TAKEOVER_S = 3.0
+"""Another worker reads the log within this time."""
+DASHBOARDS_OF_WORKER = 3
+SHOWN_WITHIN_S = 15.0
+READ_WITHIN_S = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,27 +90,36 @@ async def _crash(args: argparse.Namespace, engine: Engine) -> int:
         report.note(f"bench crash: the database is not in order to begin with: {before.line()}")
         return 1
     chance = random.Random(args.seed)
-    recorder, dashboard, stop = Recorder(), Dashboard(engine.target), asyncio.Event()
+    recorder, stop = Recorder(), asyncio.Event()
+    dashboards = [Dashboard(engine.target) for _ in range(DASHBOARDS_OF_WORKER * engine.workers)]
     rounds: list[dict[str, Any]] = []
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(dashboard.watch(stop), name="bench-dashboard")
+    async with asyncio.TaskGroup() as tasks, _follower(engine, tasks, stop) as group:
+        for dashboard in dashboards:
+            tasks.create_task(dashboard.watch(stop), name="bench-dashboard")
         try:
             for number in range(1, args.kills + 1):
                 load_s = chance.uniform(args.min_seconds, args.max_seconds)
-                rounds.append(await _round(args, engine, recorder, before.stored, load_s))
+                rounds.append(await _round(args, engine, recorder, dashboards, before.stored, load_s))
                 print(_line(number, args.target, rounds[-1]), flush=True)
                 if rounds[-1]["failure"]:
                     break
+            lacking = await _lacking(group, recorder)
         finally:
             stop.set()
     bad = sum(1 for each in rounds if not each["good"])
     ready_s = [each["recovered_after_s"] for each in rounds if not each["failure"]] or [math.nan]
-    print(f"dashboard: {report_dashboard(dashboard)}")
+    went_back = sum(dashboard.went_back for dashboard in dashboards)
+    print(
+        f"dashboard: {report_dashboard(dashboards[0])}; {len(dashboards)} of them, {went_back} messages showed less than before"
+    )
+    if group is not None:
+        print(f"streams: {len(group.seen):,} judgments read, {lacking:,} missing, {group.doubled:,} doubled")
     if complaints := recorder.complaints():
         print(f"seen by the clients meanwhile: {complaints}")
     for sample in recorder.samples:
         print(f"  e.g. {sample}")
-    good = not bad and not recorder.wrong
+    late = args.target == "reader" and max(ready_s) > TAKEOVER_S
+    good = not (bad or recorder.wrong or went_back or lacking or late or (group is not None and group.doubled))
     print(
         f"{'GOOD' if good else 'FAILED'}: {len(rounds)} kills of {args.target}, "
         f"{recorder.answered:,} judgments answered, {bad} checks failed, {sum(recorder.wrong.values())} wrong answers; "
@@ -105,7 +129,45 @@ async def _crash(args: argparse.Namespace, engine: Engine) -> int:
     return 0 if good else 1
 
 
-async def _round(args: argparse.Namespace, engine: Engine, recorder: Recorder, base: int, load_s: float) -> dict[str, Any]:
+@contextlib.asynccontextmanager
+async def _follower(engine: Engine, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> AsyncIterator[Group | None]:
+    """A consumer group on all streams, where the engine has a Redis."""
+    if engine.workers == 1:
+        yield None
+        return
+    group = Group("crash")
+    async with Redis.from_url(url_of(engine.data_dir)) as client:
+        await group.make(client)
+        reading = tasks.create_task(group.read(client, stop), name="bench-group")
+        yield group
+        await asyncio.wait((reading,))
+
+
+async def _lacking(group: Group | None, recorder: Recorder) -> int:
+    """How many of the answered judgments the group was not given, in good time."""
+    if group is None:
+        return 0
+    ids = recorder.ids
+    answered = {bytes(ids[at : at + 16]) for at in range(0, len(ids), 16)}
+    until_s = time.perf_counter() + READ_WITHIN_S
+    while not answered <= group.seen and time.perf_counter() < until_s:  # noqa: ASYNC110 - read by another task
+        await asyncio.sleep(POLL_S)
+    return len(answered - group.seen)
+
+
+async def _shown(dashboards: list[Dashboard], total: int) -> int:
+    """How many dashboards do not show that total, in good time."""
+    until_s = time.perf_counter() + SHOWN_WITHIN_S
+    while time.perf_counter() < until_s:
+        if all(dashboard.total == total for dashboard in dashboards):
+            return 0
+        await asyncio.sleep(POLL_S)
+    return sum(dashboard.total != total for dashboard in dashboards)
+
+
+async def _round(
+    args: argparse.Namespace, engine: Engine, recorder: Recorder, dashboards: list[Dashboard], base: int, load_s: float
+) -> dict[str, Any]:
     answered_before, verdict = recorder.answered, Verdict("database")
     load = Load(engine.target, recorder, args.users, keyed=True, grace_s=RECOVERY_TIMEOUT_S)
     async with asyncio.TaskGroup() as tasks:
@@ -122,6 +184,7 @@ async def _round(args: argparse.Namespace, engine: Engine, recorder: Recorder, b
     if not verdict.failure:
         verdict = await verify_in_database(engine.dsn, recorder.ids)
     exact = not load.outstanding and verdict.stored == base + recorder.answered
+    wrong = 0 if verdict.failure or verdict.stored is None else await _shown(dashboards, verdict.stored)
     return {
         "load_s": load_s,
         "answered": recorder.answered - answered_before,
@@ -130,10 +193,11 @@ async def _round(args: argparse.Namespace, engine: Engine, recorder: Recorder, b
         "unanswered": load.outstanding,
         "recovered_after_s": recovered_s,
         "exactly_once": exact,
+        "wrong_dashboards": wrong,
         "expected_rows": base + recorder.answered,
         **_figures(verdict),
         "verdict": verdict.line(),
-        "good": verdict.is_good and exact,
+        "good": verdict.is_good and exact and not wrong,
     }
 
 
@@ -198,6 +262,8 @@ def _line(number: int, target: str, figures: dict[str, Any]) -> str:
         f"kill {number:>2} of {target}: {figures['answered']:,} answered, {figures['outstanding_at_kill']} under way, "
         f"back after {figures['recovered_after_s']:.2f} s; {figures['verdict']}"
     )
+    if figures["wrong_dashboards"]:
+        text += f"; {figures['wrong_dashboards']} DASHBOARDS SHOW SOMETHING ELSE"
     if figures["unanswered"]:
         text += f"; {figures['unanswered']} requests never got an answer"
     elif not figures["exactly_once"]:

@@ -17,6 +17,7 @@ from typing import Any
 import asyncpg
 import uvloop
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from judgify_engine.core.streams import JUDGMENTS
 from judgify_engine.streams.embedded import url_of
@@ -58,7 +59,10 @@ class Group:
     async def read(self, client: Redis, stop: asyncio.Event) -> None:
         """Read and acknowledge until `stop`."""
         while not stop.is_set():
-            await self.once(client)
+            try:
+                await self.once(client)
+            except (RedisError, OSError):  # it was killed, on purpose
+                await asyncio.sleep(0.1)
 
     async def once(self, client: Redis) -> int:
         """Read what is there, at most `READ_COUNT` of each stream; how many entries."""

@@ -1,4 +1,7 @@
-"""`bench workers`: what a judgment costs in CPU with 1, 2 and 4 workers, at the same offered rate.
+"""`bench workers`: what a judgment costs in CPU with 1, 2 and 4 workers, at the same offered rate, in all or for each worker.
+
+The same rate in all tells what it costs to have more processes than are needed: each is woken for fewer requests at a time. The
+same rate for each (`--each`) tells what it costs to have more because more comes in.
 
 An engine of its own for each number, with its own PostgreSQL; all run all the time, and one after the other gets its share of
 load (open loop, over the same number of connections), round after round, so that whatever else the machine does meets all.
@@ -37,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "CPU per judgment with several numbers of workers, at the same rate."
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="the first is compared with (default: 1 2 4)")
     parser.add_argument("--rate", type=float, default=4000.0, help="requests per second (default: 4000)")
+    parser.add_argument("--each", action="store_true", help="the rate, and the connections, are those of each worker")
     parser.add_argument("--users", type=int, default=64, help="connections (default: 64)")
     parser.add_argument("--rounds", type=int, default=7, help="of each number (default: 7)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of a round (default: 5)")
@@ -87,8 +91,8 @@ async def _idle(engines: dict[int, Engine]) -> dict[int, float]:
 
 
 async def _round(engine: Engine, args: argparse.Namespace) -> dict[str, float]:
-    recorder = Recorder()
-    load = Load(engine.target, recorder, args.users, rate_per_s=args.rate)
+    recorder, times = Recorder(), engine.workers if args.each else 1
+    load = Load(engine.target, recorder, args.users * times, rate_per_s=args.rate * times)
     rows_before, commits_before = await _commits(engine)
     engine_before_s, postgres_before_s = _cpu_s(engine)
     await load.run(args.seconds)
@@ -159,7 +163,8 @@ def _report(args: argparse.Namespace, rounds: dict[int, list[dict[str, float]]],
         )
         for workers, found in medians.items()
     ]  # fmt: skip
-    print(f"CPU per judgment at {args.rate:g}/s over {args.users} connections, medians of {args.rounds} rounds")
+    of = " for each worker" if args.each else ""
+    print(f"CPU per judgment at {args.rate:g}/s over {args.users} connections{of}, medians of {args.rounds} rounds")
     print(report.table(heads, rows))
     good = max(ratios.values()) < GOAL
     report.write_json({"medians": medians, "rounds": rounds, "ratios": ratios, "idle": idle, "good": good}, args.json)
