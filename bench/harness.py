@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -60,8 +60,11 @@ def data_folder(given: Path | None, name: str) -> Iterator[Path]:
 class Engine:
     """One `judgify-engine serve` with its embedded PostgreSQL under `data_dir`; may be started and killed again."""
 
-    def __init__(self, data_dir: Path, port: int, token: str = "test-token", workers: int = 1) -> None:
-        self.data_dir, self.workers = data_dir, workers
+    def __init__(
+        self, data_dir: Path, port: int, token: str = "test-token", workers: int = 1, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """`settings`: variables of the environment (`JUDGIFY_…`) for it."""
+        self.data_dir, self.workers, self._settings = data_dir, workers, dict(settings or {})
         self.target = Target("127.0.0.1", port, token)
         self.dsn = dsn_of(data_dir)
         self.log_file = data_dir / "engine.log"
@@ -70,6 +73,7 @@ class Engine:
     def start(self) -> None:
         """Start the process, without the settings in our environment; `wait_ready` tells when it serves."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("JUDGIFY_")}
+        environment |= self._settings
         package = Path(__file__).resolve().parent.parent
         if (package / "judgify_engine").is_dir():  # a checkout that is not installed
             environment["PYTHONPATH"] = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -113,7 +117,7 @@ class Engine:
         """SIGKILL to the engine and to workers it started; its PostgreSQL is left to its own fate."""
         if self._process is None or self._process.poll() is not None:
             raise EngineFailed(f"the engine was already gone\n{self.log_tail()}")
-        workers = [child for child in psutil.Process(self._process.pid).children(recursive=True) if not _is_postgres(child)]
+        workers = [child for child in psutil.Process(self._process.pid).children(recursive=True) if not _is_server(child)]
         self._process.kill()
         for worker in workers:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -184,12 +188,18 @@ class Engine:
         postgres: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             engine.append(psutil.Process(self.pid))
-            engine += [child for child in engine[0].children(recursive=True) if not _is_postgres(child)]
+            engine += [child for child in engine[0].children(recursive=True) if not _is_server(child)]
         if (postmaster := self.postmaster_pid()) is not None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 postgres.append(psutil.Process(postmaster))
                 postgres += postgres[0].children(recursive=True)
         return engine, postgres
+
+    def redis(self) -> list[psutil.Process]:
+        """The Redis in its data directory, if one runs there."""
+        with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+            return [psutil.Process(int((self.data_dir / "redis" / "redis.pid").read_text()))]
+        return []
 
     def log_tail(self, size_bytes: int = 3000) -> str:
         """The end of the engine's log."""
@@ -199,9 +209,10 @@ class Engine:
             return "(no log)"
 
 
-def _is_postgres(process: psutil.Process) -> bool:
+def _is_server(process: psutil.Process) -> bool:
+    """Whether it is PostgreSQL or Redis."""
     try:
-        return str(process.name()).startswith("postgres")
+        return str(process.name()).startswith(("postgres", "redis-server"))
     except psutil.Error:
         return False
 

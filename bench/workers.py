@@ -5,8 +5,8 @@ same rate for each (`--each`) tells what it costs to have more because more come
 
 An engine of its own for each number, with its own PostgreSQL; all run all the time, and one after the other gets its share of
 load (open loop, over the same number of connections), round after round, so that whatever else the machine does meets all.
-Counted is the CPU time, user and system, of the engine's processes (supervisor, workers) and apart from it of PostgreSQL's,
-from the first request until the log is read and rolled up, over the judgments answered: so all that a process does beside
+All publish to a Redis. Counted is the CPU time, user and system, of the engine's processes (supervisor, workers) and apart from it
+of PostgreSQL and Redis, from the first request until the log is read and rolled up, over the judgments answered: so all that a process does beside
 serving is in it. What the engines take with nothing to do is told apart.
 """
 
@@ -20,6 +20,9 @@ from pathlib import Path
 
 import psutil
 import uvloop
+
+from judgify_engine.config import StreamsConfig
+from judgify_engine.streams.embedded import EmbeddedRedis
 
 from . import report
 from .client import fetch
@@ -66,7 +69,12 @@ def _engines(numbers: list[int]) -> Iterator[dict[int, Engine]]:
         engines = {}
         for workers in numbers:
             folder: Path = stack.enter_context(data_folder(None, f"workers-{workers}"))
-            engines[workers] = stack.enter_context(running(Engine(folder, free_port(), workers=workers)))
+            settings = {}
+            if workers == 1:  # several bring theirs along: all are to do the same work
+                redis = EmbeddedRedis(folder, StreamsConfig().max_bytes)
+                stack.callback(redis.stop)
+                settings = {"JUDGIFY_REDIS_URL": redis.start()}
+            engines[workers] = stack.enter_context(running(Engine(folder, free_port(), workers=workers, settings=settings)))
         yield engines
 
 
@@ -84,7 +92,7 @@ async def _measure(args: argparse.Namespace, engines: dict[int, Engine]) -> int:
 
 
 async def _idle(engines: dict[int, Engine]) -> dict[int, float]:
-    """CPU seconds per second of each engine, PostgreSQL not counted, with nothing to do."""
+    """CPU seconds per second of each engine, servers not counted, with nothing to do."""
     before = {workers: _cpu_s(engine)[0] for workers, engine in engines.items()}
     await asyncio.sleep(IDLE_S)
     return {workers: (_cpu_s(engine)[0] - before[workers]) / IDLE_S for workers, engine in engines.items()}
@@ -123,10 +131,10 @@ async def _commits(engine: Engine) -> tuple[float, float]:
 
 
 def _cpu_s(engine: Engine) -> tuple[float, float]:
-    """(the engine's, PostgreSQL's) CPU seconds; those of backends that have ended are in the postmaster's."""
+    """(the engine's, its servers') CPU seconds; those of backends that have ended are in the postmaster's."""
     ours, postgres = engine.processes()
     total = [0.0, 0.0]
-    for kind, processes in enumerate((ours, postgres)):
+    for kind, processes in enumerate((ours, [*postgres, *engine.redis()])):
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 cpu = process.cpu_times()
@@ -148,7 +156,7 @@ def _report(args: argparse.Namespace, rounds: dict[int, list[dict[str, float]]],
         "workers",
         "engine µs",
         "ratio",
-        "with PostgreSQL µs",
+        "with servers µs",
         "ratio",
         "rows/commit",
         "commits/s",
