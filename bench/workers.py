@@ -4,10 +4,10 @@ The same rate in all tells what it costs to have more processes than are needed:
 same rate for each (`--each`) tells what it costs to have more because more comes in.
 
 An engine of its own for each number, with its own PostgreSQL; all run all the time, and one after the other gets its share of
-load (open loop, over the same number of connections), round after round, so that whatever else the machine does meets all.
-All publish to a Redis. Counted is the CPU time, user and system, of the engine's processes (supervisor, workers) and apart from it
-of PostgreSQL and Redis, from the first request until the log is read and rolled up, over the judgments answered: so all that a process does beside
-serving is in it. What the engines take with nothing to do is told apart.
+load (open loop), round after round, so that whatever else the machine does meets all. All publish to a Redis. Counted is the
+CPU time, user and system, of the engine's processes (supervisor, workers), and apart from it that of PostgreSQL and Redis, from
+the first request until the log is read and rolled up, over the judgments answered: so all that a process does beside serving is
+in it. What the engines take with nothing to do is told apart.
 """
 
 import argparse
