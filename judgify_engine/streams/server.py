@@ -33,6 +33,7 @@ WAY_KEY = "judgify-channels"
 PATIENCE = 1.5
 """A call may take so many times `timeout_s`: it is less for each command in it."""
 ERRORS = (RedisError, RedisClusterException, OSError)
+HANDLE_CLOSED = "the handler is closed"
 ADVICE = {
     # The beginnings of replies, which the client replaces by classes of its own where it knows them.
     ("OOM", "OutOfMemory"): "it has reached its maxmemory: raise that, or lower streams.max_bytes",
@@ -172,6 +173,10 @@ class Server:
             # When the cluster's client looks at it anew, it closes connections also under others' commands, which then find no
             # reader or writer (redis-py 8.1, seen while slots move).
             if error.obj is not None or not isinstance(self._client, RedisCluster):
+                raise
+            raise self.unavailable(ConnectionError("the connection was closed")) from error
+        except RuntimeError as error:  # uvloop's word for a write to a connection that has just ended
+            if HANDLE_CLOSED not in str(error):
                 raise
             raise self.unavailable(ConnectionError("the connection was closed")) from error
 
