@@ -15,7 +15,7 @@ from judgify_engine.errors import StartupError
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0
-STEADY_S = 10.0
+STEADY_S = 2.0
 """A worker that died sooner than this after its start will probably do so again: wait before the next one."""
 PING_S, PONG_TIMEOUT_S = 5.0, 20.0
 """How often a worker is asked whether its event loop turns, and how long it may take to answer before it is killed."""

@@ -124,6 +124,7 @@ PAGE = {
 
 def routes_of_the_application() -> set[tuple[str, str]]:
     """What the parts register, without starting any of them."""
+    from judgify_engine.ingest.actions import ActionRoutes
     from judgify_engine.ingest.gaps import GapRoutes
     from judgify_engine.ingest.judgments import JudgmentRoutes
     from judgify_engine.ingest.metrics import MetricsRoutes
@@ -139,6 +140,7 @@ def routes_of_the_application() -> set[tuple[str, str]]:
     found = set()
     groups = (
         JudgmentRoutes,
+        ActionRoutes,
         GapRoutes,
         MetricsRoutes,
         QualityRoutes,
