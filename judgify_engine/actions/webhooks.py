@@ -114,8 +114,7 @@ class WebhookPerformer:
             return Outcome("retry", f"no answer within {action.timeout_s:g} s", request=request)
         except (aiohttp.ClientError, OSError) as error:
             refused = isinstance(getattr(error, "os_error", None), AddressRefused)
-            reason = str(getattr(error, "os_error", error)) if refused else str(error)
-            return Outcome("refused" if refused else "retry", reason or type(error).__name__, request=request)
+            return Outcome("refused" if refused else "retry", _reason(error), request=request)
 
     async def _call(self, url: URL, body: bytes, headers: dict[str, str], timeout_s: float, request: dict[str, Any]) -> Outcome:
         assert self._session is not None
@@ -154,6 +153,15 @@ async def _beginning(response: aiohttp.ClientResponse) -> str:
             break
         kept += piece
     return _storable(kept.decode("utf-8", "replace"))
+
+
+def _reason(error: Exception) -> str:
+    """In words for the tenant: without the URL that aiohttp adds, which may be the proxy's, with its password."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy answered {error.status}"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"the answer is no HTTP: {_storable(error.message[:500])}"
+    return str(getattr(error, "os_error", error)) or type(error).__name__
 
 
 def _storable(text: str) -> str:

@@ -1,0 +1,72 @@
+"""Single calls of actions, against receivers and proxies that speak bytes: what is told of them, and what is never told."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from judgify_engine.actions.webhooks import WebhookPerformer
+from judgify_engine.config import ActionsConfig
+from judgify_engine.core.actions import Webhook
+from judgify_engine.core.jobs import Job, Lane
+from judgify_engine.core.retries import Outcome
+
+ROW: dict[str, Any] = {
+    "id": "0198c0de-0000-7000-8000-000000000001", "workflow_id": "w", "workflow_version": 1, "final_result": "{}",
+    "confidence_score": 1.0, "method_used": "rule", "status": "completed", "execution_time_ms": 1.0,
+    "created_at": datetime(2026, 1, 1, tzinfo=UTC), "occurred_at": None, "input_data": "{}", "context": "{}",
+    "rule_index": None, "error": None,
+}  # fmt: skip
+
+
+def job(tenant_id: str = "acme") -> Job:
+    return Job(1, Lane(tenant_id, "x:80"), "w", str(ROW["id"]), "a", "{}", 1, 3, ROW, ("whsec_" + "A" * 44,))
+
+
+class Peer:
+    """Answers each request with the same bytes, then leaves the connection open."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer, self.heads, self.port = answer, list[bytes](), 0
+        self.serving: set[asyncio.Task[Any] | None] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.serving.add(asyncio.current_task())
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            self.heads.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(self.answer)
+            await writer.drain()
+            await reader.read()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def peer(answer: bytes) -> AsyncIterator[Peer]:
+    made = Peer(answer)
+    async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as server:
+        made.port = server.sockets[0].getsockname()[1]
+        yield made
+    await asyncio.gather(*filter(None, made.serving))
+
+
+async def call(config: ActionsConfig, url: str, timeout_s: float = 5.0) -> Outcome:
+    async with WebhookPerformer(config) as performer:
+        return await performer.perform(job(), Webhook(url, timeout_s=timeout_s))
+
+
+@pytest.mark.parametrize("url", ["https://receiver.example/", "http://receiver.example/"])
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", b"\0\r\n\r\n"])
+async def test_the_password_of_the_proxy_is_told_to_it_alone(url: str, answer: bytes) -> None:
+    async with peer(answer) as proxy:
+        config = ActionsConfig(proxy=f"http://user:p%40ss@127.0.0.1:{proxy.port}")
+        outcome = await call(config, url)
+    assert b"Proxy-Authorization: Basic dXNlcjpwQHNz" in proxy.heads[0]  # user:p@ss
+    assert outcome.verdict != "succeeded"
+    assert "user" not in str(outcome)
+    assert "ss@" not in str(outcome)
+    assert "407" in str(outcome) or "no HTTP" in str(outcome)
