@@ -5,6 +5,7 @@ checked; of an answer the beginning is kept.
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -80,7 +81,12 @@ class WebhookPerformer:
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": f"judgify-engine/{__version__}", "Content-Type": "application/json"},
+            headers={
+                "User-Agent": f"judgify-engine/{__version__}",
+                "Content-Type": "application/json",
+                "Accept-Encoding": "identity",
+            },
+            auto_decompress=False,  # a kilobyte could become a megabyte
             trust_env=False,
         )
         return self
@@ -118,7 +124,8 @@ class WebhookPerformer:
 
     async def _call(self, url: URL, body: bytes, headers: dict[str, str], timeout_s: float, request: dict[str, Any]) -> Outcome:
         assert self._session is not None
-        async with asyncio.timeout(timeout_s):
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        async with asyncio.timeout_at(deadline_s):
             response = await self._session.post(
                 url,
                 data=body,
@@ -127,11 +134,11 @@ class WebhookPerformer:
                 proxy=self._config.proxy or None,
                 timeout=aiohttp.ClientTimeout(total=None),
             )
-            try:
-                kept = await _beginning(response)
-            finally:
-                # What was not read is not waited for: the connection of an answer without end is closed.
-                response.release() if response.content.at_eof() else response.close()
+        try:
+            kept = await _beginning(response, deadline_s)
+        finally:
+            # What was not read is not waited for: the connection of an answer without end is closed.
+            response.release() if response.content.at_eof() else response.close()
         answer: dict[str, Any] = {"status": response.status, "body": kept}
         verdict = verdict_of(response.status)
         if verdict == "succeeded":
@@ -144,14 +151,16 @@ class WebhookPerformer:
         return Outcome(verdict, reason, later_s, request, answer)
 
 
-async def _beginning(response: aiohttp.ClientResponse) -> str:
-    """The first bytes of the body, as text that PostgreSQL takes."""
+async def _beginning(response: aiohttp.ClientResponse, deadline_s: float) -> str:
+    """The first bytes of the body, as text that PostgreSQL takes. Where it breaks off or hangs, the status counts."""
     kept = bytearray()
-    while len(kept) < KEPT_BYTES:
-        piece = await response.content.read(KEPT_BYTES - len(kept))
-        if not piece:
-            break
-        kept += piece
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout_at(deadline_s):
+            while len(kept) < KEPT_BYTES:
+                piece = await response.content.read(KEPT_BYTES - len(kept))
+                if not piece:
+                    break
+                kept += piece
     return _storable(kept.decode("utf-8", "replace"))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ from judgify_engine.core.actions import Webhook
 from judgify_engine.core.jobs import Job, Lane
 from judgify_engine.core.retries import Outcome
 
+OPEN = ActionsConfig(private_networks=True)
 ROW: dict[str, Any] = {
     "id": "0198c0de-0000-7000-8000-000000000001", "workflow_id": "w", "workflow_version": 1, "final_result": "{}",
     "confidence_score": 1.0, "method_used": "rule", "status": "completed", "execution_time_ms": 1.0,
@@ -70,3 +72,28 @@ async def test_the_password_of_the_proxy_is_told_to_it_alone(url: str, answer: b
     assert "user" not in str(outcome)
     assert "ss@" not in str(outcome)
     assert "407" in str(outcome) or "no HTTP" in str(outcome)
+
+
+@pytest.mark.parametrize(
+    ("rest", "kept"),
+    [
+        (b"Content-Length: 30\r\n\r\nok", "ok"),  # and then nothing
+        (b"Transfer-Encoding: chunked\r\n\r\n", ""),
+        (b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n\0x", "\\0x"),
+    ],
+)
+async def test_a_body_that_breaks_off_changes_nothing_of_the_status(rest: bytes, kept: str) -> None:
+    async with peer(b"HTTP/1.1 200 OK\r\n" + rest) as receiver:
+        outcome = await call(OPEN, f"http://127.0.0.1:{receiver.port}/", timeout_s=0.3)
+    assert (outcome.verdict, outcome.error) == ("succeeded", None), "the receiver has it"
+    assert outcome.response == {"status": 200, "body": kept}
+
+
+async def test_a_compressed_answer_is_not_unpacked() -> None:
+    packed = gzip.compress(bytes(10_000_000))
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
+    async with peer(head + packed) as receiver:
+        outcome = await call(OPEN, f"http://127.0.0.1:{receiver.port}/")
+    assert b"accept-encoding: identity" in receiver.heads[0].lower()
+    assert outcome.response is not None
+    assert outcome.response["body"].startswith("\x1f\N{REPLACEMENT CHARACTER}")
