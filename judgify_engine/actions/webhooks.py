@@ -7,18 +7,16 @@ checked; of an answer the beginning is kept.
 import asyncio
 import contextlib
 import logging
-import socket
 import time
 from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 from standardwebhooks import Webhook as Signer
 from yarl import URL
 
 from judgify_engine import __version__
+from judgify_engine.actions.names import AddressRefused, Names, asking, refusal
 from judgify_engine.config import ActionsConfig
 from judgify_engine.core.actions import Webhook
 from judgify_engine.core.addresses import is_address, is_public
@@ -31,34 +29,6 @@ log = logging.getLogger(__name__)
 
 KEPT_BYTES = 2048
 """What is read and kept of an answer."""
-
-
-class AddressRefused(OSError):
-    """The address is of a private network, or of this machine."""
-
-
-class PublicResolver(AbstractResolver):
-    """Resolves names to public addresses only. What it gives is what is connected to: nobody asks a second time."""
-
-    def __init__(self) -> None:
-        self._inner = ThreadedResolver()
-
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
-        """Raises AddressRefused where a name has no public address, OSError where it has none."""
-        found = await self._inner.resolve(host, port, family)
-        public = [one for one in found if is_public(one["host"])]
-        if not found:
-            raise OSError(f"{host} has no address")
-        if not public:
-            raise _refusal(host, found[0]["host"])
-        return public
-
-    async def close(self) -> None:
-        await self._inner.close()
-
-
-def _refusal(host: str, address: str) -> AddressRefused:
-    return AddressRefused(f"{host} is {address}, which is not public; actions.private_networks would let it be called")
 
 
 class WebhookPerformer:
@@ -75,8 +45,8 @@ class WebhookPerformer:
         connector = aiohttp.TCPConnector(
             limit=self._config.concurrency,
             limit_per_host=0,
-            resolver=PublicResolver() if self._guarded else ThreadedResolver(),
-            ttl_dns_cache=10,
+            resolver=Names(self._config.concurrency, only_public=self._guarded),
+            use_dns_cache=False,  # in which one tenant's attempt may wait for the look-up of another's
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -107,10 +77,11 @@ class WebhookPerformer:
         body = webhook_body(job.judgment, job.lane.tenant_id, job.action)
         headers = _signed(message_id(job.judgment_id, job.action), body, job.secrets, time.time())
         request = {"type": "webhook", "url": action.url, "webhook_id": headers["webhook-id"], "bytes": len(body)}
+        asking.set(job.lane.tenant_id)
         try:
             url = URL(action.url)
             if self._guarded and is_address(url.host or "") and not is_public(url.host or ""):
-                raise _refusal(action.url[:200], url.host or "")
+                raise refusal(action.url[:200], url.host or "")
             return await self._call(url, body, headers, action.timeout_s, request)
         except ValueError as error:  # the URL; from aiohttp or yarl
             return Outcome("refused", f"it cannot be called: {error}", request=request)

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import gzip
-from collections.abc import AsyncIterator
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +18,7 @@ from judgify_engine.core.jobs import Job, Lane
 from judgify_engine.core.retries import Outcome
 
 OPEN = ActionsConfig(private_networks=True)
+EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 ROW: dict[str, Any] = {
     "id": "0198c0de-0000-7000-8000-000000000001", "workflow_id": "w", "workflow_version": 1, "final_result": "{}",
     "confidence_score": 1.0, "method_used": "rule", "status": "completed", "execution_time_ms": 1.0,
@@ -97,3 +100,61 @@ async def test_a_compressed_answer_is_not_unpacked() -> None:
     assert b"accept-encoding: identity" in receiver.heads[0].lower()
     assert outcome.response is not None
     assert outcome.response["body"].startswith("\x1f\N{REPLACEMENT CHARACTER}")
+
+
+# Names ---------------------------------------------------------------------------------------------------------------------
+
+
+class NameServer:
+    """In the place of `getaddrinfo`: what begins with `silent` is answered when the test lets it go."""
+
+    def __init__(self) -> None:
+        self.asked = list[str]()
+        self.go = threading.Event()
+        self.really = socket.getaddrinfo
+
+    def look_up(self, host: str, *rest: Any) -> Any:
+        self.asked.append(host)
+        if host.startswith("silent"):
+            self.go.wait()
+            raise socket.gaierror(-3, "nobody answers")
+        return self.really("127.0.0.1", *rest)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
+    made = NameServer()
+    monkeypatch.setattr(socket, "getaddrinfo", made.look_up)
+    yield made
+    made.go.set()
+
+
+async def test_names_that_nobody_answers_hold_up_only_their_tenant(names: NameServer) -> None:
+    config = ActionsConfig(private_networks=True, concurrency=16)
+    async with peer(EMPTY) as receiver, WebhookPerformer(config) as performer:
+        for turn in range(5):  # each leaves a thread behind, for which it waits no longer
+            hook = Webhook(f"http://silent-{turn}.example/", timeout_s=0.1)
+            outcomes = await asyncio.gather(*[performer.perform(job("bad"), hook) for _ in range(8)])
+            assert {outcome.error for outcome in outcomes} == {"no answer within 0.1 s"}
+        assert len(names.asked) == 2, "an eighth, however many attempts there are"
+        url = f"http://good.example:{receiver.port}/"
+        outcome = await performer.perform(job("good"), Webhook(url, timeout_s=5))
+        assert outcome.verdict == "succeeded"
+        assert names.asked[-1] == "good.example"
+        names.go.set()
+        url = f"http://mended.example:{receiver.port}/"
+        assert (await performer.perform(job("bad"), Webhook(url, timeout_s=5))).verdict == "succeeded"
+
+
+async def test_an_answered_name_is_remembered_and_a_private_one_refused(names: NameServer) -> None:
+    async with peer(EMPTY) as receiver:
+        hook = Webhook(f"http://inside.example:{receiver.port}/")
+        async with WebhookPerformer(OPEN) as performer:
+            assert [(await performer.perform(job(), hook)).verdict for _ in range(3)] == ["succeeded"] * 3
+        async with WebhookPerformer(ActionsConfig()) as performer:
+            outcome = await performer.perform(job(), hook)
+    assert names.asked == ["inside.example"] * 2
+    assert outcome.verdict == "refused"
+    assert outcome.error is not None
+    assert outcome.error.startswith("inside.example is 127.0.0.1, which is not public")
+    assert len(receiver.heads) == 3
