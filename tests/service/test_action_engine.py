@@ -104,6 +104,32 @@ async def test_a_restart_sends_what_the_one_before_did_not(
     assert engine.terminate() == 0
 
 
+async def test_several_processes_without_redis(
+    database: Database, start_engine: Callable[..., Engine], target: Receiver
+) -> None:
+    """One of them fills its streams for all, whichever is asked; another one takes over."""
+    engines = [start_engine(database, settings=QUICK) for _ in range(2)]
+    async with new_tenant(engines[0].url, database) as client:
+        for number, engine in enumerate(engines):
+            client.url = engine.url
+            assert (await client.put_workflow(f"w-{number}", workflow(target))).status == 201
+            await client.judge(workflow_id=f"w-{number}")
+        done = await actions_of(client, 2, "succeeded")
+        roles: dict[str, Engine] = {}
+        for engine in engines:
+            client.url = engine.url
+            roles[(await client.get("/ready")).json["publisher"]] = engine
+        holder, other = roles["this process"], roles["standby"]
+        client.url = other.url
+        ids = [(await client.judge(workflow_id="w-0"))["judgment_id"] for _ in range(10)]
+        holder.kill()
+        ids.append((await client.judge(workflow_id="w-1"))["judgment_id"])
+        done = await actions_of(client, 13, "succeeded")
+    assert {one["judgment_id"] for one in done} >= set(ids)
+    assert {call.id for call in target.calls} == {one["message_id"] for one in done}
+    assert other.terminate() == 0
+
+
 async def test_kill_9_in_the_middle_of_a_call(
     database: Database, start_engine: Callable[..., Engine], target: Receiver, redis: RedisServer
 ) -> None:
