@@ -7,9 +7,11 @@ checked; of an answer the beginning is kept.
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from datetime import UTC, datetime
 from typing import Any
+from weakref import WeakSet
 
 import aiohttp
 from standardwebhooks import Webhook as Signer
@@ -39,16 +41,28 @@ class WebhookPerformer:
         # With a proxy it is the proxy that connects, and that has to refuse.
         self._guarded = not (config.private_networks or config.proxy)
         self._session: aiohttp.ClientSession | None = None
+        self._once: aiohttp.ClientSession | None = None
+        """The same, but its connections are not kept."""
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._calls = 0
+        """Under way."""
 
     async def __aenter__(self) -> "WebhookPerformer":
-        """Make the client. Nothing is connected yet."""
+        """Make the clients. Nothing is connected yet."""
+        names = Names(self._config.concurrency, only_public=self._guarded)
+        self._session, self._once = self._client(names, keep=True), self._client(names, keep=False)
+        return self
+
+    def _client(self, names: Names, *, keep: bool) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
             limit=self._config.concurrency,
             limit_per_host=0,
-            resolver=Names(self._config.concurrency, only_public=self._guarded),
+            force_close=not keep,
+            resolver=names,
             use_dns_cache=False,  # in which one tenant's attempt may wait for the look-up of another's
+            socket_factory=self._socket,
         )
-        self._session = aiohttp.ClientSession(
+        return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={
@@ -59,17 +73,25 @@ class WebhookPerformer:
             auto_decompress=False,  # a kilobyte could become a megabyte
             trust_env=False,
         )
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         """End all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for client in (self._session, self._once):
+            if client is not None:
+                await client.close()
+        self._session = self._once = None
+
+    def _socket(self, address: Any) -> socket.socket:
+        made = socket.socket(*address[:3])
+        self._sockets.add(made)
+        return made
+
+    def _crowded(self) -> bool:
+        """Whether as many connections wait to be used again as may be used at once; aiohttp would keep any number."""
+        return sum(one.fileno() >= 0 for one in self._sockets) - self._calls >= self._config.concurrency
 
     async def perform(self, job: Job, action: Webhook) -> Outcome:
         """One call."""
-        assert self._session is not None
         if job.judgment is None:
             return Outcome("refused", GONE)
         if not job.secrets:  # never unsigned; the store makes one when a job is leased
@@ -94,10 +116,26 @@ class WebhookPerformer:
             return Outcome("refused" if refused else "retry", _reason(error), request=request)
 
     async def _call(self, url: URL, body: bytes, headers: dict[str, str], timeout_s: float, request: dict[str, Any]) -> Outcome:
-        assert self._session is not None
+        client = self._once if self._crowded() else self._session
+        assert client is not None
+        self._calls += 1
+        try:
+            return await self._post(client, url, body, headers, timeout_s, request)
+        finally:
+            self._calls -= 1
+
+    async def _post(
+        self,
+        client: aiohttp.ClientSession,
+        url: URL,
+        body: bytes,
+        headers: dict[str, str],
+        timeout_s: float,
+        request: dict[str, Any],
+    ) -> Outcome:
         deadline_s = asyncio.get_running_loop().time() + timeout_s
         async with asyncio.timeout_at(deadline_s):
-            response = await self._session.post(
+            response = await client.post(
                 url,
                 data=body,
                 headers=headers,

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from support.waiting import until
 
 from judgify_engine.actions.webhooks import WebhookPerformer
 from judgify_engine.config import ActionsConfig
@@ -37,14 +38,17 @@ class Peer:
     def __init__(self, answer: bytes) -> None:
         self.answer, self.heads, self.port = answer, list[bytes](), 0
         self.serving: set[asyncio.Task[Any] | None] = set()
+        self.open: set[asyncio.StreamWriter] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.serving.add(asyncio.current_task())
+        self.open.add(writer)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             self.heads.append(await reader.readuntil(b"\r\n\r\n"))
             writer.write(self.answer)
             await writer.drain()
             await reader.read()
+        self.open.discard(writer)
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
@@ -100,6 +104,17 @@ async def test_a_compressed_answer_is_not_unpacked() -> None:
     assert b"accept-encoding: identity" in receiver.heads[0].lower()
     assert outcome.response is not None
     assert outcome.response["body"].startswith("\x1f\N{REPLACEMENT CHARACTER}")
+
+
+async def test_connections_that_are_kept_are_bounded() -> None:
+    keeping = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    config = ActionsConfig(private_networks=True, concurrency=4)
+    async with contextlib.AsyncExitStack() as stack:
+        receivers = [await stack.enter_async_context(peer(keeping)) for _ in range(30)]
+        async with WebhookPerformer(config) as performer:
+            for one in receivers:
+                assert (await performer.perform(job(), Webhook(f"http://127.0.0.1:{one.port}/"))).verdict == "succeeded"
+            await until(lambda: sum(len(one.open) for one in receivers) <= 4, "no more are open than may be used at once")
 
 
 # Names ---------------------------------------------------------------------------------------------------------------------
