@@ -99,15 +99,13 @@ class Publisher:
         await self._role.run(stop)
 
     async def demand(self) -> None:
-        """From now on the streams are wanted; returns when they are filled, here or by another process on this database, whose
-        own groups then read what this one has judged. Raises Overloaded if that takes too long.
+        """From now on the streams are wanted. Returns when what is judged will come by in them: they are filled, here or by
+        another process on this database, or the log is kept for them until Redis is back. Raises Overloaded if that takes long.
         """
         self._wanted = True
-        if self._streams.shared:
-            return  # they always are
         now_s = asyncio.get_running_loop().time
         deadline_s = now_s() + DEMAND_TIMEOUT_S
-        while not (self._filling.is_set() or await self._store.filled()):
+        while not (self._filling.is_set() or await self._store.kept(in_use=not self._streams.shared)):
             if now_s() >= deadline_s:
                 raise Overloaded("the streams that actions need are not filled yet; try again", retry_after_s=5)
             with contextlib.suppress(TimeoutError):

@@ -130,6 +130,33 @@ async def test_several_processes_without_redis(
     assert other.terminate() == 0
 
 
+async def test_a_workflow_with_actions_waits_for_the_first_slot(
+    database: Database, start_engine: Callable[..., Engine], target: Receiver, redis: RedisServer
+) -> None:
+    """What is judged before the slot of the streams is made never comes by in them."""
+    connection = await database.connect()
+    writing = connection.transaction()
+    await writing.start()
+    await connection.execute("SELECT pg_current_xact_id()")  # PostgreSQL makes a slot when this has ended
+    engine = start_engine(database, settings={**QUICK, "JUDGIFY_REDIS_URL": redis.url})
+    async with new_tenant(engine.url, database) as client:
+
+        async def waiting() -> bool:
+            return "waiting for" in (await client.get("/ready")).json["publisher"]
+
+        await until(waiting, "the slot is being made", 30)
+        put = asyncio.create_task(client.put_workflow("w", workflow(target)))
+        await client.judge()
+        await until(waiting, "it is still")
+        assert not put.done()
+        await writing.rollback()
+        await connection.close()
+        assert (await put).status == 201
+        await client.judge(workflow_id="w")
+        await actions_of(client, 1, "succeeded")
+    assert engine.terminate() == 0
+
+
 async def test_kill_9_in_the_middle_of_a_call(
     database: Database, start_engine: Callable[..., Engine], target: Receiver, redis: RedisServer
 ) -> None:
