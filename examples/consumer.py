@@ -4,7 +4,7 @@
 
 It is a consumer of a group: start it several times to share the work. Entries come at least once, those of a tenant in the
 order of the log, but for what is taken over from one that died. So what is kept carries the id of its entry, and an older one
-changes nothing.
+changes nothing. Redis away, or emptied, is waited out: the engine fills in again what was not handled.
 """
 
 import contextlib
@@ -36,9 +36,8 @@ def handle(database: sqlite3.Connection, entry_id: str, entry: dict[str, str]) -
         )
 
 
-def follow(server: redis.Redis, group: str, database: sqlite3.Connection, idle_ms: int = IDLE_MS) -> None:
-    """Until it is stopped. Any name for the consumer will do, if no two that run have the same."""
-    consumer = uuid.uuid4().hex
+def follow(server: redis.Redis, group: str, consumer: str, database: sqlite3.Connection, idle_ms: int = IDLE_MS) -> None:
+    """Until it is stopped. Raises RedisError, also where the group has gone with what was in Redis."""
     for stream in STREAMS:
         with contextlib.suppress(redis.ResponseError):  # it is there already, and stands where it stood
             server.xgroup_create(stream, group, id="0", mkstream=True)
@@ -56,6 +55,8 @@ def follow(server: redis.Redis, group: str, database: sqlite3.Connection, idle_m
 def take(server: redis.Redis, stream: str, group: str, database: sqlite3.Connection, entries: list) -> None:
     """Handle, then acknowledge: what is not acknowledged comes again."""
     for entry_id, entry in entries:
+        if entry_id is None:  # Redis 6.2 says so of one that was removed
+            continue
         handle(database, entry_id, entry)
         server.xack(stream, group, entry_id)
 
@@ -66,4 +67,11 @@ if __name__ == "__main__":
     kept = sqlite3.connect(path, timeout=10)
     kept.execute("CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, verdict TEXT, lsn INTEGER, idx INTEGER)")
     # protocol=2: the replies have the same form with every version of redis-py.
-    follow(redis.Redis.from_url(url, decode_responses=True, protocol=2), name, kept, int(idle[0]) if idle else IDLE_MS)
+    client = redis.Redis.from_url(url, decode_responses=True, protocol=2)
+    own = uuid.uuid4().hex  # any name for the consumer will do, if no two that run have the same
+    while True:
+        try:
+            follow(client, name, own, kept, int(idle[0]) if idle else IDLE_MS)
+        except redis.RedisError as error:
+            print(f"{error}; trying again", file=sys.stderr)
+            time.sleep(1)

@@ -193,6 +193,9 @@ class StreamsConfig(Section, frozen=True):
     """Write-ahead log that may be kept so that emptied streams can be filled again for slow groups."""
 
 
+PROXY = r"^(https?://([^\s/?#@]+@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?)?$(?!\n)"
+
+
 class ActionsConfig(Section, frozen=True):
     """What workflows have done with their results."""
 
@@ -202,7 +205,7 @@ class ActionsConfig(Section, frozen=True):
     """Of these, for one tenant and destination (host and port), so that one which hangs holds up nobody else."""
     private_networks: bool = False
     """Whether webhooks may go to this machine and to private networks, too."""
-    proxy: Annotated[str, Meta(pattern=r"^(https?://\S+)?$")] = ""
+    proxy: Annotated[str, Meta(pattern=PROXY)] = ""
     """An HTTP proxy for all webhooks, which then has to see to it what may be reached. The usual variables are not heeded."""
     retry_first_s: Seconds = 2.0
     """Rest after the first failed attempt; three times as long after each further one."""

@@ -5,19 +5,20 @@ checked; of an answer the beginning is kept.
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
 from datetime import UTC, datetime
 from typing import Any
+from weakref import WeakSet
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 from standardwebhooks import Webhook as Signer
 from yarl import URL
 
 from judgify_engine import __version__
+from judgify_engine.actions.names import AddressRefused, Names, asking, refusal
 from judgify_engine.config import ActionsConfig
 from judgify_engine.core.actions import Webhook
 from judgify_engine.core.addresses import is_address, is_public
@@ -32,34 +33,6 @@ KEPT_BYTES = 2048
 """What is read and kept of an answer."""
 
 
-class AddressRefused(OSError):
-    """The address is of a private network, or of this machine."""
-
-
-class PublicResolver(AbstractResolver):
-    """Resolves names to public addresses only. What it gives is what is connected to: nobody asks a second time."""
-
-    def __init__(self) -> None:
-        self._inner = ThreadedResolver()
-
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
-        """Raises AddressRefused where a name has no public address, OSError where it has none."""
-        found = await self._inner.resolve(host, port, family)
-        public = [one for one in found if is_public(one["host"])]
-        if not found:
-            raise OSError(f"{host} has no address")
-        if not public:
-            raise _refusal(host, found[0]["host"])
-        return public
-
-    async def close(self) -> None:
-        await self._inner.close()
-
-
-def _refusal(host: str, address: str) -> AddressRefused:
-    return AddressRefused(f"{host} is {address}, which is not public; actions.private_networks would let it be called")
-
-
 class WebhookPerformer:
     """Makes the calls, within its context."""
 
@@ -68,32 +41,57 @@ class WebhookPerformer:
         # With a proxy it is the proxy that connects, and that has to refuse.
         self._guarded = not (config.private_networks or config.proxy)
         self._session: aiohttp.ClientSession | None = None
+        self._once: aiohttp.ClientSession | None = None
+        """The same, but its connections are not kept."""
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._calls = 0
+        """Under way."""
 
     async def __aenter__(self) -> "WebhookPerformer":
-        """Make the client. Nothing is connected yet."""
+        """Make the clients. Nothing is connected yet."""
+        names = Names(self._config.concurrency, only_public=self._guarded)
+        self._session, self._once = self._client(names, keep=True), self._client(names, keep=False)
+        return self
+
+    def _client(self, names: Names, *, keep: bool) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
             limit=self._config.concurrency,
             limit_per_host=0,
-            resolver=PublicResolver() if self._guarded else ThreadedResolver(),
-            ttl_dns_cache=10,
+            force_close=not keep,
+            resolver=names,
+            use_dns_cache=False,  # in which one tenant's attempt may wait for the look-up of another's
+            socket_factory=self._socket,
         )
-        self._session = aiohttp.ClientSession(
+        return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": f"judgify-engine/{__version__}", "Content-Type": "application/json"},
+            headers={
+                "User-Agent": f"judgify-engine/{__version__}",
+                "Content-Type": "application/json",
+                "Accept-Encoding": "identity",
+            },
+            auto_decompress=False,  # a kilobyte could become a megabyte
             trust_env=False,
         )
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         """End all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for client in (self._session, self._once):
+            if client is not None:
+                await client.close()
+        self._session = self._once = None
+
+    def _socket(self, address: Any) -> socket.socket:
+        made = socket.socket(*address[:3])
+        self._sockets.add(made)
+        return made
+
+    def _crowded(self) -> bool:
+        """Whether as many connections wait to be used again as may be used at once; aiohttp would keep any number."""
+        return sum(one.fileno() >= 0 for one in self._sockets) - self._calls >= self._config.concurrency
 
     async def perform(self, job: Job, action: Webhook) -> Outcome:
         """One call."""
-        assert self._session is not None
         if job.judgment is None:
             return Outcome("refused", GONE)
         if not job.secrets:  # never unsigned; the store makes one when a job is leased
@@ -101,10 +99,11 @@ class WebhookPerformer:
         body = webhook_body(job.judgment, job.lane.tenant_id, job.action)
         headers = _signed(message_id(job.judgment_id, job.action), body, job.secrets, time.time())
         request = {"type": "webhook", "url": action.url, "webhook_id": headers["webhook-id"], "bytes": len(body)}
+        asking.set(job.lane.tenant_id)
         try:
             url = URL(action.url)
             if self._guarded and is_address(url.host or "") and not is_public(url.host or ""):
-                raise _refusal(action.url[:200], url.host or "")
+                raise refusal(action.url[:200], url.host or "")
             return await self._call(url, body, headers, action.timeout_s, request)
         except ValueError as error:  # the URL; from aiohttp or yarl
             return Outcome("refused", f"it cannot be called: {error}", request=request)
@@ -114,13 +113,29 @@ class WebhookPerformer:
             return Outcome("retry", f"no answer within {action.timeout_s:g} s", request=request)
         except (aiohttp.ClientError, OSError) as error:
             refused = isinstance(getattr(error, "os_error", None), AddressRefused)
-            reason = str(getattr(error, "os_error", error)) if refused else str(error)
-            return Outcome("refused" if refused else "retry", reason or type(error).__name__, request=request)
+            return Outcome("refused" if refused else "retry", _reason(error), request=request)
 
     async def _call(self, url: URL, body: bytes, headers: dict[str, str], timeout_s: float, request: dict[str, Any]) -> Outcome:
-        assert self._session is not None
-        async with asyncio.timeout(timeout_s):
-            response = await self._session.post(
+        client = self._once if self._crowded() else self._session
+        assert client is not None
+        self._calls += 1
+        try:
+            return await self._post(client, url, body, headers, timeout_s, request)
+        finally:
+            self._calls -= 1
+
+    async def _post(
+        self,
+        client: aiohttp.ClientSession,
+        url: URL,
+        body: bytes,
+        headers: dict[str, str],
+        timeout_s: float,
+        request: dict[str, Any],
+    ) -> Outcome:
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        async with asyncio.timeout_at(deadline_s):
+            response = await client.post(
                 url,
                 data=body,
                 headers=headers,
@@ -128,11 +143,11 @@ class WebhookPerformer:
                 proxy=self._config.proxy or None,
                 timeout=aiohttp.ClientTimeout(total=None),
             )
-            try:
-                kept = await _beginning(response)
-            finally:
-                # What was not read is not waited for: the connection of an answer without end is closed.
-                response.release() if response.content.at_eof() else response.close()
+        try:
+            kept = await _beginning(response, deadline_s)
+        finally:
+            # What was not read is not waited for: the connection of an answer without end is closed.
+            response.release() if response.content.at_eof() else response.close()
         answer: dict[str, Any] = {"status": response.status, "body": kept}
         verdict = verdict_of(response.status)
         if verdict == "succeeded":
@@ -145,15 +160,26 @@ class WebhookPerformer:
         return Outcome(verdict, reason, later_s, request, answer)
 
 
-async def _beginning(response: aiohttp.ClientResponse) -> str:
-    """The first bytes of the body, as text that PostgreSQL takes."""
+async def _beginning(response: aiohttp.ClientResponse, deadline_s: float) -> str:
+    """The first bytes of the body, as text that PostgreSQL takes. Where it breaks off or hangs, the status counts."""
     kept = bytearray()
-    while len(kept) < KEPT_BYTES:
-        piece = await response.content.read(KEPT_BYTES - len(kept))
-        if not piece:
-            break
-        kept += piece
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout_at(deadline_s):
+            while len(kept) < KEPT_BYTES:
+                piece = await response.content.read(KEPT_BYTES - len(kept))
+                if not piece:
+                    break
+                kept += piece
     return _storable(kept.decode("utf-8", "replace"))
+
+
+def _reason(error: Exception) -> str:
+    """In words for the tenant: without the URL that aiohttp adds, which may be the proxy's, with its password."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy answered {error.status}"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"the answer is no HTTP: {_storable(error.message[:500])}"
+    return str(getattr(error, "os_error", error)) or type(error).__name__
 
 
 def _storable(text: str) -> str:

@@ -35,7 +35,7 @@ UNWANTED_S = 2.0
 GIVE_UP_S = 60.0
 """How long streams are not wanted before their slot is dropped."""
 OWNED_S = 10 * 365 * 86_400.0
-DEMAND_TIMEOUT_S = 15.0
+DEMAND_TIMEOUT_S, DEMAND_LOOK_S = 15.0, 0.1
 
 
 def slot_of(config: Config) -> str:
@@ -99,15 +99,18 @@ class Publisher:
         await self._role.run(stop)
 
     async def demand(self) -> None:
-        """From now on the streams are wanted here; returns when they are filled. Raises Overloaded if that takes too long."""
+        """From now on the streams are wanted. Returns when what is judged will come by in them: they are filled, here or by
+        another process on this database, or the log is kept for them until Redis is back. Raises Overloaded if that takes long.
+        """
         self._wanted = True
-        if self._streams.shared:
-            return  # they always are
-        try:
-            async with asyncio.timeout(DEMAND_TIMEOUT_S):
-                await self._filling.wait()
-        except TimeoutError:
-            raise Overloaded("the streams that actions need are not filled yet; try again", retry_after_s=5) from None
+        now_s = asyncio.get_running_loop().time
+        deadline_s = now_s() + DEMAND_TIMEOUT_S
+        while not (self._filling.is_set() or await self._store.kept(in_use=not self._streams.shared)):
+            if now_s() >= deadline_s:
+                raise Overloaded("the streams that actions need are not filled yet; try again", retry_after_s=5)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DEMAND_LOOK_S):
+                    await self._filling.wait()
 
     def gauges(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         """For `/metrics`, in the process that fills the streams."""

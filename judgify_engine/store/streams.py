@@ -58,6 +58,11 @@ _GAP = """
 INSERT INTO stream_gaps (slot_name, reason, details, from_lsn, to_lsn, refilled)
 VALUES ($1, $2, $3::text::jsonb, $4::text::pg_lsn, $5::text::pg_lsn, $6)
 """
+_KEPT = """
+SELECT EXISTS (SELECT FROM pg_replication_slots
+                WHERE slot_name = $1 AND database = current_database()
+                  AND confirmed_flush_lsn IS NOT NULL AND (active OR NOT $2))
+"""
 _ANY_ACTIONS = "SELECT EXISTS (SELECT FROM workflows WHERE definition ? 'actions')"
 
 
@@ -171,6 +176,11 @@ class StreamStore:
         """See store/stream_refill; `snapshot`: of the moment where the new slot starts, `lsn`."""
         async with self._database.session(snapshot) as source:
             return await refill(source, streams, checkpoint, lsn, last)
+
+    async def kept(self, *, in_use: bool) -> bool:
+        """Whether the slot is made, and (`in_use`) read: what is committed from now on will come to streams."""
+        async with self._database.query() as connection:
+            return bool(await connection.fetchval(_KEPT, self._slot, in_use))
 
     async def any_actions(self) -> bool:
         """Whether any workflow names actions."""

@@ -1,9 +1,10 @@
 """Actions as they go in and out: entries of the streams, bodies of webhooks, alerts, and the answers of the API. Pure."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from judgify_engine.wire.answer import JudgmentRecord, format_time, record_of
 
@@ -12,13 +13,17 @@ State = Literal["waiting", "succeeded", "dead"]
 STATES: tuple[State, ...] = ("waiting", "succeeded", "dead")
 
 
+_Text = Annotated[str, Meta(pattern="^[^\0\ud800-\udfff]*$")]
+_Number = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
+
+
 class Judged(msgspec.Struct, frozen=True):
-    """Of a judgment's row in an entry, what tells its actions."""
+    """Of a judgment's row in an entry, what tells its actions: what a row cannot hold, PostgreSQL is never asked about."""
 
     id: str
-    tenant_id: str
-    workflow_id: str
-    workflow_version: int
+    tenant_id: _Text
+    workflow_id: _Text
+    workflow_version: _Number
     status: str
     rule_index: int | None = None
 

@@ -104,6 +104,59 @@ async def test_a_restart_sends_what_the_one_before_did_not(
     assert engine.terminate() == 0
 
 
+async def test_several_processes_without_redis(
+    database: Database, start_engine: Callable[..., Engine], target: Receiver
+) -> None:
+    """One of them fills its streams for all, whichever is asked; another one takes over."""
+    engines = [start_engine(database, settings=QUICK) for _ in range(2)]
+    async with new_tenant(engines[0].url, database) as client:
+        for number, engine in enumerate(engines):
+            client.url = engine.url
+            assert (await client.put_workflow(f"w-{number}", workflow(target))).status == 201
+            await client.judge(workflow_id=f"w-{number}")
+        done = await actions_of(client, 2, "succeeded")
+        roles: dict[str, Engine] = {}
+        for engine in engines:
+            client.url = engine.url
+            roles[(await client.get("/ready")).json["publisher"]] = engine
+        holder, other = roles["this process"], roles["standby"]
+        client.url = other.url
+        ids = [(await client.judge(workflow_id="w-0"))["judgment_id"] for _ in range(10)]
+        holder.kill()
+        ids.append((await client.judge(workflow_id="w-1"))["judgment_id"])
+        done = await actions_of(client, 13, "succeeded")
+    assert {one["judgment_id"] for one in done} >= set(ids)
+    assert {call.id for call in target.calls} == {one["message_id"] for one in done}
+    assert other.terminate() == 0
+
+
+async def test_a_workflow_with_actions_waits_for_the_first_slot(
+    database: Database, start_engine: Callable[..., Engine], target: Receiver, redis: RedisServer
+) -> None:
+    """What is judged before the slot of the streams is made never comes by in them."""
+    connection = await database.connect()
+    writing = connection.transaction()
+    await writing.start()
+    await connection.execute("SELECT pg_current_xact_id()")  # PostgreSQL makes a slot when this has ended
+    engine = start_engine(database, settings={**QUICK, "JUDGIFY_REDIS_URL": redis.url})
+    async with new_tenant(engine.url, database) as client:
+
+        async def waiting() -> bool:
+            return "waiting for" in (await client.get("/ready")).json["publisher"]
+
+        await until(waiting, "the slot is being made", 30)
+        put = asyncio.create_task(client.put_workflow("w", workflow(target)))
+        await client.judge()
+        await until(waiting, "it is still")
+        assert not put.done()
+        await writing.rollback()
+        await connection.close()
+        assert (await put).status == 201
+        await client.judge(workflow_id="w")
+        await actions_of(client, 1, "succeeded")
+    assert engine.terminate() == 0
+
+
 async def test_kill_9_in_the_middle_of_a_call(
     database: Database, start_engine: Callable[..., Engine], target: Receiver, redis: RedisServer
 ) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -141,10 +142,19 @@ async def test_entries_that_mean_nothing_are_kept_and_block_nothing(prepared: Ac
     async with prepared.running():
         stream = stream_of(TENANT)
         (last,) = await prepared.streams.last((stream,))
+        judged = {
+            "tenant_id": TENANT,
+            "workflow_id": "w",
+            "workflow_version": 1,
+            "status": "completed",
+            "id": str(uuid.uuid4()),
+        }
         bad = [
             {b"op": b"insert", b"table": b"judgment_executions", b"data": b"{"},
             {b"op": b"insert", b"table": b"judgment_executions", b"data": b'{"id": "x", "tenant_id": "\\u0000"}'},
             {b"hello": b"\xff\0"},
+            {b"op": b"insert", b"table": b"judgment_executions", b"data": json.dumps({**judged, "workflow_id": "\0"}).encode()},
+            {b"op": b"insert", b"table": b"judgment_executions", b"data": json.dumps({**judged, "id": "none"}).encode()},
             {b"op": b"insert", b"table": b"workflows", b"data": b"{}"},
             {b"op": b"truncate", b"table": b"judgment_executions"},
         ]
@@ -155,9 +165,9 @@ async def test_entries_that_mean_nothing_are_kept_and_block_nothing(prepared: Ac
         (group,) = await prepared.streams.groups(stream)
         assert (group.pending, group.waiting) == (0, 0)
     kept = await prepared.database.rows("SELECT * FROM action_entries_refused ORDER BY entry_id")
-    assert [row["entry_id"] for row in kept] == ["1-0", "1-1", "1-2"]
+    assert [row["entry_id"] for row in kept] == ["1-0", "1-1", "1-2", "1-3", "1-4"]
     assert json.loads(kept[2]["entry"]) == {"hello": "\N{REPLACEMENT CHARACTER}\0"}
-    assert prepared.metrics.actions["refused"] == 3
+    assert prepared.metrics.actions["refused"] == 5
 
 
 async def test_entries_of_a_consumer_that_died_are_taken_over(prepared: Acting, target: Receiver) -> None:

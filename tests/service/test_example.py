@@ -72,6 +72,10 @@ async def test_every_judgment_is_handled_whoever_is_killed(
         await until(lambda: None in kept(path).values(), "the deletion is handled")
         with redis.client() as server:
             await until(lambda: not any(_pending(server)), "all is acknowledged")
+            # What was in Redis is gone, the groups too.
+            server.flushall()
+            made.add((await client.judge(value=10.0))["judgment_id"])
+            await until(lambda: kept(path).keys() == made, "it goes on after that", 30)
     for process in (second, third):
         process.terminate()
         assert await asyncio.to_thread(process.wait, 10) == 0

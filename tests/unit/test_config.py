@@ -147,6 +147,13 @@ def test_the_smallest_batch_is_at_most_the_largest() -> None:
     assert "2000" in message
 
 
+@pytest.mark.parametrize("rest", ["h:port", "h:80/path?x", "h h", "h#x"])
+def test_a_proxy_that_is_none_is_refused_without_its_password(rest: str) -> None:
+    message = refusal(JUDGIFY_ACTIONS_PROXY=f"http://user:secret@{rest}")
+    assert message.startswith("actions.proxy: ")
+    assert "secret" not in message
+
+
 @pytest.mark.parametrize("text", ["prot = 1", "[http]\nprot = 1", "[htp]\nport = 1"])
 def test_a_misspelt_key_is_refused(tmp_path: Path, text: str) -> None:
     message = refusal(profile(tmp_path, text))

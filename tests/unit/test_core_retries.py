@@ -49,6 +49,7 @@ def test_a_receiver_may_ask_for_more_rest_but_not_for_ever() -> None:
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [(None, None), ("120", 120.0), (" 7 ", 7.0), ("", None), ("soon", None), ("-5", None), ("1.5", None),
+     ("Mon, 01 Jan 2024 00:00:00 +99999999999999999999", None), ("Mon, 99999999999999999999 Jan 2024 00:00:00 GMT", None),
      ("Thu, 01 Jan 2026 00:01:00 GMT", 60.0), ("Thu, 01 Jan 2026 00:00:00", 0.0), ("Wed, 31 Dec 2025 23:00:00 GMT", 0.0),
      ("9" * 400, 999_999_999.0), ("\u0663", None)],
 )  # fmt: skip

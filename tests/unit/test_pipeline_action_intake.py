@@ -143,7 +143,14 @@ async def test_an_entry_that_postgres_objects_to_is_refused_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"data": b""}, {"data": b"[]"}, {"data": b'{"id": 5}'}, {"data": b"[" * 100_000}, {"data": b"\xff"}]
+    "fields",
+    [
+        *({"data": data} for data in (b"", b"[]", b'{"id": 5}', b"[" * 100_000, b"\xff")),
+        *(
+            {"data": entry(1).fields[b"data"].replace(was, becomes)}
+            for was, becomes in ((b'"acme"', b'"a\\u0000"'), (b'"w"', b'"\\ud800"'), (b'version": 1', b'version": 2147483648'))
+        ),
+    ],
 )
 async def test_an_entry_that_cannot_be_read_blocks_nothing(fields: dict[str, bytes]) -> None:
     setup = Setup()
