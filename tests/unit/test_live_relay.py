@@ -451,6 +451,23 @@ async def test_a_cached_snapshot_that_is_none_or_too_old_is_read_anew(
     assert rollups.reads == reads + 1
 
 
+async def test_what_waits_of_a_log_that_went_further_is_not_put_in_the_way_of_the_new_one(
+    pair: Pair, rollups: Rollups, wires: Wires
+) -> None:
+    reader, other = pair
+    wires.away = True
+    rollups.roll_up("acme")
+    rollups.position = Position(50, -1)  # as after a restore
+    reader.relay.begin(rollups.position)
+    wires.away = False
+    client = await other.watch("acme")
+    wires.loses = lambda channel: channel != NOTIFICATIONS
+    for count in range(2, 5):
+        rollups.roll_up("acme")
+        await shows(client, count)
+    assert await wires.last([dashboard_stream_of("acme")]) == [rollups.position]
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
