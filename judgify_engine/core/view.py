@@ -146,12 +146,15 @@ class ViewState:
             workflows = [name for name in self._busiest() if name in self._changed_workflows]
         message = self._message("real_time_update", now_s, self._changed_chart, self._changed_live, workflows)
         self._last_rate = self.rate(now_s)
+        self._told_verified = (self.verified_through_s, now_s)
         self.settle()
         return message
 
     def keep_rate_of(self, before: "ViewState", elapsed_s: float, follows: bool) -> None:
-        """Take over what no rollup holds: the seconds of the rate. Without deltas: the difference of the two states."""
+        """Take over what no rollup holds: the seconds of the rate, and what was told. Without deltas: the difference of the two
+        states."""
         self._last_rate = before._last_rate  # what was told last: a rate that fell since is news
+        self._told_verified = before._told_verified
         if follows:
             self._seconds = before._seconds
         else:
@@ -174,7 +177,6 @@ class ViewState:
         return sorted(self._workflows, key=lambda name: -self._workflows[name].total)[:MAX_WORKFLOWS]
 
     def _message(self, kind: str, now_s: float, chart: Any, live: Any, workflows: list[str]) -> bytes:
-        self._told_verified = (self.verified_through_s, now_s)
         points = [(start, self._chart[start]) for start in sorted(chart) if start in self._chart]
         return msgspec.json.encode(
             {
