@@ -83,6 +83,16 @@ async def test_a_refusal_says_why(server: Server, settings: dict[str, Any], stat
         await executor.current(0)
 
 
+@pytest.mark.parametrize("strange", ["<a page>", [], {}, {"spec": {}}, {"spec": {"replicas": "x"}, "metadata": {}}])
+async def test_an_answer_that_is_none_is_a_failure_like_others(
+    server: Server, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, strange: Any
+) -> None:
+    executor = Kubernetes(ScalingConfig(**settings))
+    monkeypatch.setattr(server, "answer", lambda *_: (200, strange))
+    with pytest.raises(ScalingFailed, match="is no scale"):
+        await executor.scale(3, 4)
+
+
 async def test_a_server_that_hangs_or_has_gone_is_waited_for_in_vain_but_not_long(
     server: Server, settings: dict[str, Any]
 ) -> None:

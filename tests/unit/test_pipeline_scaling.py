@@ -240,6 +240,24 @@ async def test_a_database_that_is_away_ends_nothing() -> None:
     await running
 
 
+async def test_what_nobody_foresaw_ends_nothing_and_leaves_the_decision_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streams, book = FixedStreams(busy()), Book()
+    hands, loop = Hands(book), loop_of(streams, book, Hands(book))
+
+    async def strange(current: int, target: int) -> None:
+        raise TypeError("an answer that is none")
+
+    monkeypatch.setattr(loop, "executor", hands)
+    monkeypatch.setattr(hands, "scale", strange)
+    leases: list[bool] = []
+    monkeypatch.setattr(book, "let_go", lambda: leases.append(book.held))
+    await run(loop, lambda: streams.reads > 3)
+    assert leases[0], "who takes it next says that its outcome is unknown"
+    assert book.rows[0]["outcome"] == "pending"
+
+
 async def test_a_new_leader_decides_as_the_old_one_would() -> None:
     """The cool-down is in the stored decisions, all else in the stream."""
     streams, book = FixedStreams(busy()), Book()
