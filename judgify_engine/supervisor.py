@@ -117,7 +117,7 @@ class Supervisor:
         descriptors = [one.fileno() for one in place.sockets]
         config = msgspec.structs.replace(self._config, workers=self._sharing)
         team = f"{socket.gethostname()}:{self._port}"
-        orders = control.Orders(config, self._dsn, place.number, descriptors, str(self._folder), team)
+        orders = control.Orders(config, self._dsn, place.number, descriptors, str(self._folder), team, self._size)
 
         def listens() -> None:
             if place.listens:

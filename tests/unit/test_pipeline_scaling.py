@@ -314,7 +314,7 @@ async def test_a_supervisor_that_does_not_answer_is_a_failure() -> None:
         pass
 
     with pytest.raises(ScalingFailed):
-        await Team("t", 1, ask).resize(2, 0.02)
+        await Team("t", 1, 1, ask).resize(2, 0.02)
 
 
 async def test_a_supervisor_that_answers_is_believed() -> None:
@@ -323,7 +323,7 @@ async def test_a_supervisor_that_answers_is_believed() -> None:
     async def ask(size: int) -> None:
         asyncio.get_running_loop().call_soon(team.told, size, size + 1)
 
-    team = Team("t", 3, ask)
+    team = Team("t", 3, 3, ask)
     team.on_told = told.append
     await team.resize(2, 1.0)
     assert (team.size, team.sharing, told) == (2, 3, [3])

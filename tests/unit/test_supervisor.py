@@ -25,8 +25,8 @@ class FakeChild:
     was_steady = True
     pid = 1
 
-    def __init__(self, sharing: int) -> None:
-        self.sharing = sharing
+    def __init__(self, orders: control.Orders) -> None:
+        self.sharing, self.size = orders.config.workers, orders.size
         self.exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.retiring, self.stopping = asyncio.Event(), asyncio.Event()
         self.may_end = asyncio.Event()
@@ -36,10 +36,10 @@ class FakeChild:
     async def start(cls, orders: control.Orders, hooks: Hooks, listens: Callable[[], None]) -> "FakeChild":
         if FakeChild.fails:
             raise StartupError("no")
-        return cls(orders.config.workers)
+        return cls(orders)
 
     def tell_size(self, size: int, sharing: int) -> None:
-        self.sharing = sharing
+        self.size, self.sharing = size, sharing
 
     async def watch(self) -> None:
         await asyncio.wait((self.exit,))
@@ -104,6 +104,7 @@ async def test_workers_never_grant_more_than_the_quota_while_they_are_replaced(t
     hang_up(two)
     await until(first.retiring.is_set, "the first is replaced")
     assert (len(living()), granted()) == (3, pytest.approx(1.0))
+    assert {child.size for child in living()} == {2}, "who decides about scaling must not take it for three"
     first.may_end.set()
     await until(second.retiring.is_set, "the second is replaced")
     assert (len(living()), granted()) == (3, pytest.approx(1.0))
