@@ -160,6 +160,16 @@ class ViewState:
         else:
             self._stepped_rate = max(0, self._total.total - before._total.total) / max(elapsed_s, 0.1)
 
+    def says_the_same_as(self, before: "ViewState") -> bool:
+        """Whether nothing came, and nothing was repaired, since the state before; of what fell out of its time frame it says
+        nothing."""
+        return (
+            self.position == before.position
+            and self._total == before._total
+            and self._workflows == before._workflows
+            and self._results == before._results
+        )
+
     def settle(self) -> None:
         """What is here was told in full: the next update tells what comes after."""
         self.changed = False

@@ -218,7 +218,7 @@ class Hub:
             before, view.state, view.backlog = view.state, state, None
             if before is not None:
                 state.keep_rate_of(before, loop.time() - view.loaded_s, live)
-                if not view.void and (live or before.position != state.position):
+                if not view.void and (live or not state.says_the_same_as(before)):
                     view.push(view.full("dashboard_update"), full=True)
                     view.pushed_s = loop.time()
             state.settle()

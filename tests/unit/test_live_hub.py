@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 from support.waiting import until
 
@@ -102,3 +103,20 @@ async def test_a_tenant_without_dashboards_is_not_heard_for_ever() -> None:
     hub.leave(client)
     await reading
     assert not ear.needed
+
+
+async def test_a_repair_shows_also_where_nobody_tells_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes figures, but not the position that they hold for."""
+    monkeypatch.setattr(module, "STANDBY_REFRESH_S", 0.02)
+    monkeypatch.setattr(module, "LOOK_S", 0.01)
+    source, stop = Strange(), asyncio.Event()
+    hub = Hub(source, lambda: False, load(environ={}).live, Metrics(), NoFeed())
+    client = await hub.join(key("acme", 0))
+    source.count, source.reads = 7, 2
+    running = asyncio.create_task(hub.run(stop))
+    async with asyncio.timeout(5):
+        message = msgspec.json.decode(await client.next())
+    assert message["type"] == "dashboard_update"
+    assert message["workflows"][0]["total_executions"] == 7
+    stop.set()
+    await running
