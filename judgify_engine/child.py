@@ -57,7 +57,10 @@ class Child:
 
         `listens`: called when it may have begun to listen, in the order in which workers do.
         """
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:  # no file descriptors left
+            raise StartupError(f"worker {orders.number} cannot be started: {error}") from error
         line = await control.Line.open(ours)
         try:
             process = await asyncio.create_subprocess_exec(
