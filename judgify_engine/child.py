@@ -55,9 +55,12 @@ class Child:
     async def start(cls, orders: control.Orders, hooks: Hooks, listens: Callable[[], None]) -> "Child":
         """Start the process and wait until it serves. Raises StartupError; then nothing of it is left.
 
-        `listens`: called when it begins to listen, in the order in which workers do.
+        `listens`: called when it may have begun to listen, in the order in which workers do.
         """
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:  # no file descriptors left
+            raise StartupError(f"worker {orders.number} cannot be started: {error}") from error
         line = await control.Line.open(ours)
         try:
             process = await asyncio.create_subprocess_exec(
@@ -86,9 +89,11 @@ class Child:
                 heard = await self._line.hear()
                 if heard == control.BOUND:
                     async with self._hooks.turn:
-                        await self._line.say(control.LISTEN)
-                        heard = await self._line.hear()
-                        listens()
+                        try:
+                            await self._line.say(control.LISTEN)
+                            heard = await self._line.hear()
+                        finally:
+                            listens()
                 if heard != control.READY:
                     raise StartupError(f"worker {orders.number} ended with code {await self.exit} before it served")
         except TimeoutError:
@@ -105,6 +110,7 @@ class Child:
                 self._deaf.set()
             elif (size := control.asked_for(line)) is not None:
                 self._hooks.asked_for(size)
+        self._line.close()
 
     def tell_size(self, size: int, sharing: int) -> None:
         """How many workers there are; see control.py."""

@@ -29,6 +29,7 @@ class Orders(msgspec.Struct, frozen=True):
     """What a worker needs to know."""
 
     config: Config
+    """Its `workers` are those who share what tenants may use, also who comes or goes just now."""
     dsn: str
     number: int
     """Its place among the workers, from 0."""
@@ -38,6 +39,8 @@ class Orders(msgspec.Struct, frozen=True):
     """Where all workers have a socket each, to be asked for their figures."""
     team: str
     """What the supervisor is called, now and after another start."""
+    size: int
+    """How many workers there are to be."""
 
 
 class Line:

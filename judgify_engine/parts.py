@@ -1,23 +1,19 @@
-"""The parts of one process, built and joined: the only place that knows all edges. `worker` gives them life."""
+"""The parts of one process, built and joined; only here and in `followers` all edges are known. `worker` gives them life."""
 
 import asyncio
 import random
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Any
 
-import asyncpg
 from aiohttp import web
 
 from judgify_engine.actions.webhooks import WebhookPerformer
-from judgify_engine.cdc.holder import Holder
-from judgify_engine.cdc.publisher import Publisher, slot_of
 from judgify_engine.config import Config
 from judgify_engine.core.quota import Quota
-from judgify_engine.core.samples import Windows
 from judgify_engine.core.streams import JUDGMENTS, stream_of
+from judgify_engine.followers import Followers, Gauge
 from judgify_engine.ingest.actions import ActionRoutes
 from judgify_engine.ingest.admission import Admission
 from judgify_engine.ingest.direct import Direct
@@ -31,11 +27,7 @@ from judgify_engine.ingest.quarantine import QuarantineRoutes
 from judgify_engine.ingest.scaling import ScalingRoutes
 from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
-from judgify_engine.live.feed import NoFeed
-from judgify_engine.live.hearing import Hearing
-from judgify_engine.live.hub import Hub
 from judgify_engine.live.page import PageRoutes
-from judgify_engine.live.relay import Relay
 from judgify_engine.live.session import DashboardRoutes
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.accepted import Accepted
@@ -48,9 +40,6 @@ from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.partition_queue import PartitionQueue
 from judgify_engine.pipeline.quarantine_loop import Quarantine
 from judgify_engine.pipeline.quotas import Quotas
-from judgify_engine.pipeline.reconcile_loop import ReconcileLoop
-from judgify_engine.pipeline.registry import WorkflowRegistry
-from judgify_engine.pipeline.repair_loop import RepairLoop
 from judgify_engine.pipeline.scaling_loop import Reporter, ScalingLoop
 from judgify_engine.pipeline.streams import Streams
 from judgify_engine.pipeline.team import Team
@@ -64,25 +53,13 @@ from judgify_engine.store.charts import ChartReader
 from judgify_engine.store.copy_writer import CopyWriter
 from judgify_engine.store.gaps import GapReader
 from judgify_engine.store.judgments import JudgmentReader
-from judgify_engine.store.pool import AWAY, Database
+from judgify_engine.store.pool import Database
 from judgify_engine.store.quality import QualityReader
 from judgify_engine.store.quarantine import QuarantineStore
-from judgify_engine.store.reconcile import Books
-from judgify_engine.store.repair import RepairStore
 from judgify_engine.store.scaling import ScalingStore
-from judgify_engine.store.slot import SlotStore
-from judgify_engine.store.snapshots import SnapshotReader
-from judgify_engine.store.streams import StreamStore
 from judgify_engine.store.summary import SummaryReader
 from judgify_engine.store.tokens import TokenStore
 from judgify_engine.store.workflows import WorkflowStore
-
-Gauge = tuple[str, str, dict[str, str], float]
-
-
-def windows_of(config: Config) -> Windows:
-    """How long the narrow buckets are kept."""
-    return Windows(config.keep.live_hours * 3600, config.metrics.keep_days * 86_400)
 
 
 class Parts:
@@ -109,80 +86,19 @@ class Parts:
         timeout_s = config.http.request_timeout_s
         writer = CopyWriter(judgments, metrics, timeout_s, self._quarantine)
         self._batches = [BatchLoop(queue, writer, config.batch, metrics, timeout_s) for queue in self.queues]
-        self._build_followers()
+        self._followers = Followers(config, judgments, rollups, streams, metrics)
         self._build_actions()
         quotas = Quotas(max(1, config.workers))
         self._build_scaling(streams, team, quotas)
         access = self._access(quotas)
-        self.dashboards = DashboardRoutes(self._hub, access, metrics, quotas)
-        self._judging = Judging(self._registry, self.queues, JudgmentReader(judgments), metrics, self._accepted)
+        self.dashboards = DashboardRoutes(self._followers.hub, access, metrics, quotas)
+        self._judging = Judging(self._followers.registry, self.queues, JudgmentReader(judgments), metrics, self._accepted)
         self.direct = Direct(
             self._judging, access, self.admission, self._available, EXECUTE_PATH, metrics, self._quarantine, quotas
         )
         self.routes = self._routes(access, quotas)
-        metrics.gauges += [self._gauges, self._verified, self._holder.gauges, self._publisher.gauges, self._quarantine.gauges]
+        metrics.gauges += [self._gauges, *self._followers.gauges, self._quarantine.gauges]
         metrics.gauges += [self._actions.gauges, self._scaling.gauges]
-
-    def _build_followers(self) -> None:
-        """Who follows the log, and what is done to the rollups."""
-        config, slot = self._config, self._config.change.slot
-        judgments, rollups, windows = self._judgments, self._rollups, windows_of(config)
-        self._registry = registry = WorkflowRegistry(WorkflowStore(judgments), lambda: self._holder.follows)
-        reader = SnapshotReader(rollups, slot)
-        self._hub = hub = self._build_hub(reader)
-        relay = self._relay
-        books = Books(judgments, rollups, slot, windows, lambda lsn: self._holder.has_passed(lsn))
-        self._reconcile = reconcile = ReconcileLoop(books, lambda: self._holder.holding, config.reconcile, self._metrics)
-
-        def began(healed: bool) -> None:
-            registry.forget()
-            renewed()
-            if healed:  # nothing of it is proven yet
-                reconcile.touch(0, int(time.time()))
-
-        def repaired(start_s: int, end_s: int) -> None:
-            renewed()
-            reconcile.touch(start_s, end_s)
-
-        def renewed() -> None:
-            hub.reload()
-            changes = self._holder.changes
-            if relay is not None and changes is not None:
-                relay.begin(changes.applied)
-
-        sinks = (registry, hub, reconcile, *(() if relay is None else (relay,)))
-        self._holder = Holder(judgments, rollups, SlotStore, sinks, config.change, windows, self._metrics, began)
-        store = StreamStore(judgments, slot_of(config))
-        away = (asyncpg.PostgresError, *AWAY)
-        self._publisher = Publisher(
-            judgments, SlotStore, self._streams, store, config, self._metrics, lambda: self._holder.holding, away
-        )
-        repairs = RepairStore(judgments, rollups, slot, windows, self._holder.snapshot)
-        self._repair = RepairLoop(repairs, lambda: self._holder.changes, repaired)
-
-    def _build_hub(self, reader: SnapshotReader) -> Hub:
-        """The dashboards of this process; with shared streams, also what they are told by others, and what others are told."""
-        config, streams, metrics = self._config, self._streams, self._metrics
-        self._relay: Relay | None = None
-        self._hearing: Hearing | None = None
-        if not streams.shared:
-            return Hub(reader, lambda: self._holder.follows, config.live, metrics, NoFeed(), self._verified_s)
-        refresh_s = config.live.refresh_interval_s
-        self._hearing = hearing = Hearing(streams, lambda: self._holder.holding, reader.origin, lambda: self._hub, refresh_s)
-        self._relay = Relay(
-            streams,
-            lambda: self._holder.follows,
-            reader.origin,
-            self._verified_s,
-            lambda: secrets.randbits(63),
-            config.streams.keep_dashboard_entries,
-            metrics,
-        )
-
-        def verified_s() -> int | None:
-            return self._verified_s() if self._holder.holding else hearing.verified_through_s
-
-        return Hub(reader, lambda: self._holder.follows, config.live, metrics, hearing, verified_s)
 
     def _build_actions(self) -> None:
         """What workflows have done with their results."""
@@ -197,7 +113,7 @@ class Parts:
 
     async def _follow(self, tenant_id: str) -> None:
         """See that no judgment of this tenant is missed from now on. Raises Overloaded."""
-        await self._publisher.demand()
+        await self._followers.publisher.demand()
         await self._intake.joined(stream_of(tenant_id))
 
     async def _act(self, stop: asyncio.Event) -> None:
@@ -226,10 +142,6 @@ class Parts:
     def _available(self) -> bool:
         return self._judgments.available
 
-    def _verified_s(self) -> int | None:
-        """Only who reads the log knows."""
-        return self._reconcile.verified_through_s if self._holder.holding else None
-
     def _routes(self, access: Access, quotas: Quotas) -> list[web.RouteDef]:
         config, metrics, judgments, rollups = self._config, self._metrics, self._judgments, self._rollups
         slot, reader, judging = config.change.slot, JudgmentReader(judgments), self._judging
@@ -238,8 +150,8 @@ class Parts:
             self.admission,
             self._figures,
             lambda: any(queue.rows >= config.queue.max_rows for queue in self.queues),
-            lambda: self._holder.state,
-            lambda: self._publisher.state,
+            lambda: self._followers.holder.state,
+            lambda: self._followers.publisher.state,
             build_openapi(),
         )
         groups = (
@@ -250,7 +162,7 @@ class Parts:
             GapRoutes(GapReader(rollups, slot), access),
             MetricsRoutes(ChartReader(rollups, slot), access, config.metrics.keep_days),
             ScalingRoutes(self._scaling, access),
-            WorkflowRoutes(WorkflowStore(judgments), self._registry, access, self.admission, self._follow),
+            WorkflowRoutes(WorkflowStore(judgments), self._followers.registry, access, self.admission, self._follow),
             ActionRoutes(ActionStore(judgments), reader, self._actions, access),
             operate,
             self.dashboards,
@@ -269,27 +181,15 @@ class Parts:
         tasks.create_task(self._accepted.run(stop, committing), name="accepted")
         for database in {self._judgments, self._rollups}:
             tasks.create_task(database.watch(stop), name="database-watch")
-        tasks.create_task(self._holder.run(stop), name="holder")
-        tasks.create_task(self._publisher.run(stop), name="publisher")
-        tasks.create_task(self._hub.run(stop), name="hub")
-        if self._relay is not None and self._hearing is not None:
-            tasks.create_task(self._relay.run(stop), name="relay")
-            tasks.create_task(self._hearing.run(stop), name="hearing")
-        tasks.create_task(self._reconcile.run(stop), name="reconcile")
-        tasks.create_task(self._repair.run(stop), name="repair")
+        self._followers.start(tasks, stop)
         tasks.create_task(self._act(stop), name="actions")
         for stream in JUDGMENTS:
             tasks.create_task(self._intake.run(stream, stop), name=f"actions-{stream}")
         tasks.create_task(self._reporter.run(stop, lambda: self.admission.retiring), name="report")
         tasks.create_task(self._scaling.run(stop, lambda: self.admission.retiring), name="scaling")
         fine_days = config.metrics.keep_days
-        tasks.create_task(upkeep.run(self._judgments, config.keep, fine_days, stop, self._verified_s), name="upkeep")
+        tasks.create_task(upkeep.run(self._judgments, config.keep, fine_days, stop, self._followers.verified_s), name="upkeep")
         tasks.create_task(metrics_upkeep.run(self._rollups, config, stop), name="metrics-upkeep")
-
-    def _verified(self) -> list[Gauge]:
-        text = "Judgments created before this (Unix seconds) were found equal in the table and the rollups."
-        through_s = self._verified_s()
-        return [] if through_s is None else [("judgify_verified_through_seconds", text, {}, through_s)]
 
     def _gauges(self) -> list[Gauge]:
         rows: list[Gauge] = []
@@ -306,6 +206,6 @@ class Parts:
             *rows,
             ("judgify_requests_under_way", "Requests admitted and not answered.", {}, self.admission.requests),
             ("judgify_request_bytes_under_way", "Bytes of their bodies.", {}, self.admission.bytes),
-            ("judgify_dashboards", "Open dashboards.", {}, self._hub.sockets),
+            ("judgify_dashboards", "Open dashboards.", {}, self._followers.hub.sockets),
             ("judgify_database_available", "1 while PostgreSQL answers.", {}, float(self._judgments.available)),
         ]

@@ -21,6 +21,11 @@ class Place:
         self.keeper: asyncio.Task[None] | None = None
         """Sees that a process is here."""
 
+    @property
+    def listens(self) -> bool:
+        """Whether the kernel gives connections to its sockets."""
+        return any(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for one in self.sockets)
+
     def close(self) -> None:
         """Take no more connections."""
         for one in self.sockets:

@@ -12,15 +12,15 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from judgify_engine import control
 from judgify_engine.child import Child, Hooks
 from judgify_engine.config import Config
+from judgify_engine.departures import Departures
 from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.listen import open_sockets, port_of, url_of
 from judgify_engine.ingest.steering import Group
@@ -35,8 +35,6 @@ PATIENCE_S = 2.0
 """Who connected to a worker that has just died waits so long for the next one; after a longer pause others had better serve."""
 GRACE_S = 4.0
 """What a worker may take for its end beyond the time that it grants to its requests; less than 30 s in all by default."""
-STEERED_S = 1.0
-"""How long a worker that is to retire still accepts whoever was connecting when new connections were steered away from it."""
 MOST_WORKERS = 256
 
 
@@ -52,14 +50,10 @@ class Supervisor:
         self._port = config.http.port
         self._folder = Path()
         """Where the workers meet, see observe/siblings."""
-        self._retiring: set[asyncio.Task[None]] = set()
-        self._leaving = 0
-        """Workers that are not needed any more and have not gone yet."""
         self._size = config.workers
         """How many there are to be."""
         self._listening: Group[Place] = Group()
-        self._steering = asyncio.Lock()
-        """Held while new connections are steered: away from one at a time."""
+        self._departures = Departures(self._listening, self._tell_size)
         self._hooks = Hooks(self._asked_for)
         self._hung_up = False
         self._wanted = asyncio.Event()
@@ -111,10 +105,8 @@ class Supervisor:
         within_s = self._config.http.drain_timeout_s + GRACE_S
         for place in self._places:
             place.close()
-        for task in self._retiring:
-            task.cancel()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
-        await asyncio.gather(*[place.child.stop(within_s) for place in self._places if place.child is not None])
+        await self._departures.break_off()
+        await asyncio.gather(*[child.stop(within_s) for child in self._children])
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _start(self, place: Place) -> None:
@@ -125,8 +117,13 @@ class Supervisor:
         descriptors = [one.fileno() for one in place.sockets]
         config = msgspec.structs.replace(self._config, workers=self._sharing)
         team = f"{socket.gethostname()}:{self._port}"
-        orders = control.Orders(config, self._dsn, place.number, descriptors, str(self._folder), team)
-        place.child = await Child.start(orders, self._hooks, lambda: self._listening.listens(place))
+        orders = control.Orders(config, self._dsn, place.number, descriptors, str(self._folder), team, self._size)
+
+        def listens() -> None:
+            if place.listens:
+                self._listening.listens(place)
+
+        place.child = await Child.start(orders, self._hooks, listens)
         place.child.tell_size(self._size, self._sharing)
         place.changed.set()
         log.info("a worker serves", extra={"worker": place.number, "pid": place.child.pid})
@@ -188,12 +185,16 @@ class Supervisor:
     @property
     def _sharing(self) -> int:
         """How many grant what tenants may use: also those that come or go just now, so that it is never too much."""
-        return max(len(self._places), self._size) + self._leaving
+        return max(len(self._places), self._size) + len(self._departures.going)
+
+    @property
+    def _children(self) -> set[Child]:
+        """All processes that there are."""
+        return {place.child for place in self._places if place.child is not None} | self._departures.going
 
     def _tell_size(self) -> None:
-        for place in self._places:
-            if place.child is not None:
-                place.child.tell_size(self._size, self._sharing)
+        for child in self._children:
+            child.tell_size(self._size, self._sharing)
 
     def _grow(self, tasks: asyncio.TaskGroup) -> None:
         """One more; when it cannot be started it is tried again, like one that died."""
@@ -214,40 +215,15 @@ class Supervisor:
             place.close()
             self._tell_size()
             return
-        self._leaving += 1
-        self._see_off(self._dismiss(place, place.child))
+        self._departures.dismiss(place.child, place, self._any_place, self._patience_s, GRACE_S)
 
-    async def _dismiss(self, place: Place, child: Child) -> None:
-        http = self._config.http
-        try:
-            async with self._steering:
-                await self._turn_away(place, child)
-            await child.retire(LINGER_S + 2 * http.drain_timeout_s + GRACE_S)
-        except asyncio.CancelledError:  # all stop
-            await child.stop(http.drain_timeout_s + GRACE_S)
-        finally:
-            self._leaving -= 1
-            self._tell_size()
+    def _any_place(self) -> Place | None:
+        return next((place for place in self._places if place.sockets), None)
 
-    async def _turn_away(self, place: Place, child: Child) -> None:
-        """No new connections; who was connecting is still accepted."""
-        others = next((one.sockets for one in self._places if one.sockets), [])
-        self._listening.steer_away(place, others)
-        try:
-            await asyncio.sleep(STEERED_S)
-            place.close()
-            await child.stop_listening(GRACE_S)
-        finally:
-            place.close()
-            self._listening.closed(place)
-            self._listening.steer_freely(others)
-
-    def _see_off(self, leaving: Coroutine[Any, Any, None]) -> set["asyncio.Task[None]"]:
-        """To its end, or that of all."""
-        task = asyncio.create_task(leaving, name="retire")
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
-        return {task}
+    @property
+    def _patience_s(self) -> float:
+        """How long a worker may take to retire."""
+        return LINGER_S + 2 * self._config.http.drain_timeout_s + GRACE_S
 
     async def _replace_all(self) -> None:
         """One by one, with the settings as they are now; the old one goes when the new one serves."""
@@ -270,20 +246,15 @@ class Supervisor:
         async with place.changing:
             before = place.child
             assert before is not None
+            self._departures.announce(before)  # from now on there is one more who grants
             try:
                 await self._start(place)
             except JudgifyError as error:
+                self._departures.over(before)
                 log.error("a worker is not replaced", extra={"worker": place.number, "reason": error.detail})
                 return False
-        http = self._config.http
-        await asyncio.wait(self._see_off(self._leave(before, LINGER_S + 2 * http.drain_timeout_s + GRACE_S)))
+        await asyncio.wait((self._departures.see_off(before, self._patience_s),))
         return True
-
-    async def _leave(self, child: Child, within_s: float) -> None:
-        try:
-            await child.retire(within_s)
-        except asyncio.CancelledError:  # all stop
-            await child.stop(self._config.http.drain_timeout_s + GRACE_S)
 
     def _renewed(self, config: Config) -> Config:
         """The settings that may change while we run; where others did, say so."""

@@ -18,6 +18,7 @@ import asyncpg
 from aiohttp import web
 
 from judgify_engine import interrupts
+from judgify_engine.cdc.waiting import ended
 from judgify_engine.config import Config
 from judgify_engine.ingest.app import build_app
 from judgify_engine.ingest.connection import Connection, Shared
@@ -70,8 +71,7 @@ class Stop:
         finally:
             stopped.cancel()
             if not working.done():
-                working.cancel()
-                await asyncio.wait((working,))
+                await ended((working,))
         if working.cancelled():
             return False
         working.result()

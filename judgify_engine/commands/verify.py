@@ -10,8 +10,8 @@ from judgify_engine.commands.options import add_range, add_settings, from_retain
 from judgify_engine.config import Config
 from judgify_engine.core.reconcile import Difference, next_width_s, slice_end, whole_hours
 from judgify_engine.core.samples import HOUR_S
+from judgify_engine.followers import windows_of
 from judgify_engine.observe import logs
-from judgify_engine.parts import windows_of
 from judgify_engine.store.reconcile import Books
 
 TRIES = 5

@@ -37,8 +37,8 @@ async def _serve(end: socket.socket) -> None:
     orders = control.decode(heard)
     config, metrics = orders.config, Metrics()
     logs.configure(config.log.format, config.log.level, worker=orders.number)
-    siblings = Siblings(Path(orders.folder), orders.number, config.workers, metrics)
-    team = Team(orders.team, config.workers, lambda size: line.say(control.ask_for(size)))
+    siblings = Siblings(Path(orders.folder), orders.number, orders.size, metrics)
+    team = Team(orders.team, orders.size, config.workers, lambda size: line.say(control.ask_for(size)))
     turn = asyncio.Event()
 
     async def sockets() -> list[socket.socket]:

@@ -13,14 +13,14 @@ ROUNDING_S = 1e-6
 
 
 class Quota(NamedTuple):
-    """Bounds of one tenant in one process; 0: none."""
+    """Bounds of one tenant; 0: none."""
 
     requests_per_s: float = 0.0
     bytes_per_s: float = 0.0
     sockets: int = 0
 
     def shared_by(self, processes: int) -> "Quota":
-        """What each of so many processes may grant."""
+        """What each of so many processes may grant. Sockets are whole, so all together may grant some more of them."""
         return Quota(self.requests_per_s / processes, self.bytes_per_s / processes, -(-self.sockets // processes))
 
 

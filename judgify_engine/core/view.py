@@ -146,16 +146,29 @@ class ViewState:
             workflows = [name for name in self._busiest() if name in self._changed_workflows]
         message = self._message("real_time_update", now_s, self._changed_chart, self._changed_live, workflows)
         self._last_rate = self.rate(now_s)
+        self._told_verified = (self.verified_through_s, now_s)
         self.settle()
         return message
 
     def keep_rate_of(self, before: "ViewState", elapsed_s: float, follows: bool) -> None:
-        """Take over what no rollup holds: the seconds of the rate. Without deltas: the difference of the two states."""
+        """Take over what no rollup holds: the seconds of the rate, and what was told. Without deltas: the difference of the two
+        states."""
         self._last_rate = before._last_rate  # what was told last: a rate that fell since is news
+        self._told_verified = before._told_verified
         if follows:
             self._seconds = before._seconds
         else:
             self._stepped_rate = max(0, self._total.total - before._total.total) / max(elapsed_s, 0.1)
+
+    def says_the_same_as(self, before: "ViewState") -> bool:
+        """Whether nothing came, and nothing was repaired, since the state before; of what fell out of its time frame it says
+        nothing."""
+        return (
+            self.position == before.position
+            and self._total == before._total
+            and self._workflows == before._workflows
+            and self._results == before._results
+        )
 
     def settle(self) -> None:
         """What is here was told in full: the next update tells what comes after."""
@@ -174,7 +187,6 @@ class ViewState:
         return sorted(self._workflows, key=lambda name: -self._workflows[name].total)[:MAX_WORKFLOWS]
 
     def _message(self, kind: str, now_s: float, chart: Any, live: Any, workflows: list[str]) -> bytes:
-        self._told_verified = (self.verified_through_s, now_s)
         points = [(start, self._chart[start]) for start in sorted(chart) if start in self._chart]
         return msgspec.json.encode(
             {

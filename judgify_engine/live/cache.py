@@ -37,7 +37,7 @@ class SnapshotCache:
         except (Unavailable, Corrupt) as error:
             log.debug("no cached snapshot can be read", extra={"reason": str(error)})
             return None
-        if kept is None or kept.epoch != epoch or not 0 <= self._clock() - kept.read_at_s <= self._max_age_s:
+        if kept is None or kept.key != key or kept.epoch != epoch or not 0 <= self._clock() - kept.read_at_s <= self._max_age_s:
             return None
         return kept.snapshot
 
@@ -46,11 +46,12 @@ class SnapshotCache:
         if epoch is None or epoch != self._epoch() or snapshot.recomputing:
             return
         try:
-            await self._streams.put(_name(key), encode(Kept(epoch, self._clock(), snapshot)), CACHED_S)
+            await self._streams.put(_name(key), encode(Kept(epoch, self._clock(), snapshot, key)), CACHED_S)
         except Unavailable as error:
             log.debug("a snapshot cannot be cached", extra={"reason": str(error)})
 
 
 def _name(key: ViewKey) -> str:
-    """Views of a dashboard differ in the workflow and the time frame."""
+    """Views of a dashboard differ in the workflow and the time frame. What it is made of may hold colons, so another view,
+    even another tenant's, may have the same name: what is found there says whose it is."""
     return dashboard_key(key.tenant_id, ":".join((key.dashboard_id, key.timeframe, key.workflow_id or "")))

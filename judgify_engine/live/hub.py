@@ -189,15 +189,16 @@ class Hub:
         loop = asyncio.get_running_loop()
         void = missed = False
         try:
-            await self._feed.ready(view.key.tenant_id)  # before it is read, so that nothing comes unheard in between
+            if self._views.get(view.key) is view:  # before it is read, so that nothing comes unheard in between
+                await self._feed.ready(view.key.tenant_id)
             void, missed = view.void, view.missed
             view.backlog, view.void, view.missed = [], False, False
             if view.state is None or void or not missed or not await self._mend(view, view.state):
                 await self._read_anew(view)
-        except RetryLater as error:
-            if view.state is None:
-                raise
+        except Exception as error:
             view.void = view.void or void or missed
+            if view.state is None or not isinstance(error, RetryLater):
+                raise
             log.warning("a dashboard could not be refreshed", extra={"reason": str(error)})
         finally:
             view.not_before_s = loop.time() + STANDBY_REFRESH_S if view.void else 0.0
@@ -217,7 +218,7 @@ class Hub:
             before, view.state, view.backlog = view.state, state, None
             if before is not None:
                 state.keep_rate_of(before, loop.time() - view.loaded_s, live)
-                if not view.void and (live or before.position != state.position):
+                if not view.void and (live or not state.says_the_same_as(before)):
                     view.push(view.full("dashboard_update"), full=True)
                     view.pushed_s = loop.time()
             state.settle()

@@ -68,6 +68,8 @@ class Relay:
     def begin(self, position: Position) -> None:
         """Not only deltas made the rollups what they are at `position`: all who follow must read them anew."""
         self._chain, self._name = Chain(self._epochs(), position), None
+        self._waiting.clear()  # of the chain before: nobody takes it any more, and it may lie ahead of this one
+        self._rows = 0
         self._beat_s = 0.0
         self._some.set()
 

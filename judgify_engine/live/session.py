@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 SUBPROTOCOL = "judgify.v1"
 BEARER = "bearer."
 RECHECK_S = 30.0
-CLOSE_TIMEOUT_S = 1.0  # how long a stop waits for a client's goodbye
+CLOSE_TIMEOUT_S = 1.0
+"""How long an end waits until a client has taken what was sent, and again for its goodbye."""
 _DASHBOARD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")
 
 
@@ -31,7 +32,7 @@ class DashboardRoutes:
 
     def __init__(self, hub: Hub, access: Access, metrics: Metrics, quotas: Quotas) -> None:
         self._hub, self._access, self._metrics, self._quotas = hub, access, metrics, quotas
-        self._sockets: set[web.WebSocketResponse] = set()
+        self._sockets: dict[web.WebSocketResponse, asyncio.Transport | None] = {}
         self._closing = False
 
     def routes(self) -> list[web.RouteDef]:
@@ -55,13 +56,13 @@ class DashboardRoutes:
             try:
                 await socket_.prepare(request)
                 _keep_alive(request)
-                self._sockets.add(socket_)
+                self._sockets[socket_] = request.transport
                 await self._push(socket_, client, secret, kind)
             except ConnectionError:
                 pass  # it left while we wrote
             finally:
                 self._hub.leave(client)
-                self._sockets.discard(socket_)
+                self._sockets.pop(socket_, None)
         return socket_
 
     async def _push(self, socket_: web.WebSocketResponse, client: Client, secret: str, kind: str) -> None:
@@ -83,12 +84,12 @@ class DashboardRoutes:
 
     async def _recheck(self, socket_: web.WebSocketResponse, secret: str, kind: str) -> None:
         """End the socket soon after its token was revoked."""
-        while True:
+        while not socket_.closed:  # a cancellation can get lost in the look-up
             await asyncio.sleep(RECHECK_S)
             try:
                 await self._check(secret, kind)
             except (Unauthorized, Forbidden):
-                await socket_.close(code=WSCloseCode.POLICY_VIOLATION, message=b"the token is no longer valid")
+                await self._end(socket_, WSCloseCode.POLICY_VIOLATION, b"the token is no longer valid")
                 return
             except JudgifyError:
                 continue  # PostgreSQL is away: it stays until it is known
@@ -102,9 +103,19 @@ class DashboardRoutes:
         """The server stops: say so to every socket."""
         self._closing = True
         await asyncio.gather(
-            *(socket_.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops") for socket_ in list(self._sockets)),
+            *(self._end(socket_, WSCloseCode.GOING_AWAY, b"the server stops") for socket_ in list(self._sockets)),
             return_exceptions=True,
         )
+
+    async def _end(self, socket_: web.WebSocketResponse, code: WSCloseCode, message: bytes) -> None:
+        """Say goodbye; whoever does not even read is cut off, it would hold us up for ever."""
+        transport = self._sockets.get(socket_)
+        try:
+            async with asyncio.timeout(2 * CLOSE_TIMEOUT_S):
+                await socket_.close(code=code, message=message)
+        except TimeoutError:
+            if transport is not None:
+                transport.abort()
 
 
 def _secret_of(request: web.Request) -> tuple[str, str]:

@@ -38,7 +38,7 @@ class Allowance:
     def cores(self, processes: int) -> float:
         """What each of so many alike processes may use at once: one core, or less."""
         quotas = [quota for quota in map(_quota, self._groups) if quota]
-        return min(1.0, min(quotas, default=float(processes)) / processes)
+        return min(1.0, min([machine_cores(), *quotas]) / processes)
 
 
 def _groups(root: Path, own: Path) -> Iterator[Path]:

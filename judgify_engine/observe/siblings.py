@@ -52,6 +52,9 @@ class Siblings:
         """Give our figures to whoever asks, until `leave`."""
         self._folder.mkdir(mode=0o700, exist_ok=True)  # whoever tidies up the temporary folder may have taken it
         self._server = await asyncio.start_unix_server(self._answer, self._path)
+        for path in self._folder.glob(f"{self._number}-*.sock"):
+            if path != self._path:  # of who was here before; where that one was killed, nobody else removes it
+                path.unlink(missing_ok=True)
 
     def leave(self) -> None:
         """Be no sibling any more; may be called twice."""

@@ -151,6 +151,10 @@ class ScalingLoop:
                     if error.detail != told:
                         log.warning("scaling cannot be decided now", extra={"reason": error.detail})
                     told = error.detail
+                except Exception:  # judging goes on, whatever happens to scaling
+                    self._seen = None
+                    self._decisions.let_go()  # what was begun is nobody's now
+                    log.exception("deciding about scaling failed and is tried again")
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), self._config.interval_s)
         finally:

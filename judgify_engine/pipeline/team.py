@@ -9,13 +9,13 @@ from judgify_engine.errors import ScalingFailed
 class Team:
     """What the supervisor told last; see control.py."""
 
-    def __init__(self, name: str, size: int, ask: Callable[[int], Awaitable[None]]) -> None:
+    def __init__(self, name: str, size: int, sharing: int, ask: Callable[[int], Awaitable[None]]) -> None:
         """`ask`: tell the supervisor how many there should be; it answers with a `told`."""
         self.name = name
         """Which supervisor's, the same after it was started again."""
         self.size = size
         """How many there are to be."""
-        self.sharing = size
+        self.sharing = sharing
         """How many there are, also those that come or go just now: each may grant its share of what a tenant may use."""
         self._ask = ask
         self._told = asyncio.Event()

@@ -66,6 +66,8 @@ class Kubernetes:
         found = await self._call(self._read, *self._place)
         if found is None:
             raise ScalingFailed(f"{self.scope} could not be read: conflict")
+        if not found.spec or not found.metadata:
+            raise ScalingFailed(f"what was answered for {self.scope} is no scale")
         return found.spec.replicas or 0, found.metadata.resource_version
 
     async def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
@@ -79,6 +81,8 @@ class Kubernetes:
             raise ScalingFailed(f"Kubernetes answered {error.status} for {self.scope}: {said}") from error
         except self._away as error:
             raise ScalingFailed(f"Kubernetes does not answer for {self.scope}: {error}") from error
+        except ValueError as error:  # a proxy's page, for one
+            raise ScalingFailed(f"what was answered for {self.scope} is no scale: {str(error)[:300]}") from error
 
 
 def _client(library: Any, path: str) -> Any:

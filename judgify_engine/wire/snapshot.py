@@ -2,16 +2,20 @@
 
 import msgspec
 
-from judgify_engine.core.view import Snapshot
+from judgify_engine.core.view import Snapshot, ViewKey
 from judgify_engine.errors import Corrupt
 
 
 class Kept(msgspec.Struct, array_like=True, frozen=True):
-    """What is cached. `epoch`: the chain whose portions follow on it, as it was known before the snapshot was read."""
+    """What is cached. `epoch`: the chain whose portions follow on it, as it was known before the snapshot was read.
+
+    `key`: whose it is; the names of two views may be the same.
+    """
 
     epoch: int
     read_at_s: float
     snapshot: Snapshot
+    key: ViewKey
 
 
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)

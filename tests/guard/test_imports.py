@@ -9,7 +9,7 @@ from source_tree import PACKAGE, modules, name_of, tree_of
 
 ENGINE = "judgify_engine"
 EDGES = ("ingest", "cdc", "store", "live", "streams", "actions", "scaling")
-JOINERS = ("parts", "worker", "supervisor", "serving", "commands")
+JOINERS = ("parts", "followers", "worker", "supervisor", "departures", "serving", "commands")
 # What a layer may import of the engine (itself always).
 INWARD = {
     "units": set(),

@@ -1,6 +1,7 @@
 """The Kubernetes executor, with the official client, against a server that speaks the scale subresource."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from support.waiting import until
 
 from judgify_engine.config import ScalingConfig
 from judgify_engine.errors import ScalingFailed, SettingsError
+from judgify_engine.pipeline.scaling_loop import MISSED_REPORTS
 from judgify_engine.scaling.kubernetes import Kubernetes
 
 pytest.importorskip("kubernetes", reason="needs the extra `kubernetes`")
@@ -83,6 +85,16 @@ async def test_a_refusal_says_why(server: Server, settings: dict[str, Any], stat
         await executor.current(0)
 
 
+@pytest.mark.parametrize("strange", ["<a page>", [], {}, {"spec": {}}, {"spec": {"replicas": "x"}, "metadata": {}}])
+async def test_an_answer_that_is_none_is_a_failure_like_others(
+    server: Server, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, strange: Any
+) -> None:
+    executor = Kubernetes(ScalingConfig(**settings))
+    monkeypatch.setattr(server, "answer", lambda *_: (200, strange))
+    with pytest.raises(ScalingFailed, match="is no scale"):
+        await executor.scale(3, 4)
+
+
 async def test_a_server_that_hangs_or_has_gone_is_waited_for_in_vain_but_not_long(
     server: Server, settings: dict[str, Any]
 ) -> None:
@@ -146,3 +158,10 @@ def test_the_autoscaler_has_the_numbers_that_are_ours() -> None:
     assert (spec["minReplicas"], spec["maxReplicas"]) == (ours.min_replicas, ours.max_replicas) == (3, 20)
     targets = {one["resource"]["name"]: one["resource"]["target"]["averageUtilization"] for one in spec["metrics"]}
     assert targets == {"cpu": 70, "memory": 80}
+
+
+def test_the_manifest_that_follows_decisions_outlasts_a_redis_that_lost_its_streams() -> None:
+    """`desired` counts who is heard: all of them only when all have reported again."""
+    text = (ROOT / "profiles/kubernetes/keda.yaml").read_text()
+    (window_s,) = re.findall(r"scaleDown:(?:\n *#.*)*\n *stabilizationWindowSeconds: (\d+)", text)
+    assert int(window_s) >= MISSED_REPORTS * ScalingConfig().report_interval_s

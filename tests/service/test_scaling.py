@@ -342,7 +342,7 @@ async def test_nobody_is_refused_while_workers_leave(redis: RedisServer, start_e
 
 
 async def test_who_is_to_leave_gets_no_new_connections_before_it_closes(start_engine: Callable[..., Engine]) -> None:
-    slow = "import judgify_engine.supervisor as s; s.STEERED_S = 8.0"
+    slow = "import judgify_engine.departures as s; s.STEERED_S = 8.0"
     engine = start_engine(workers=2, prelude=slow, settings=local(max_workers="1"))
     leaving = psutil.Process(engine.worker_pids()[1])
     await until(lambda: '"a worker retires"' in engine.log, "one retires", 30)
@@ -413,7 +413,7 @@ async def test_what_a_tenant_may_use_does_not_grow_with_the_workers(
 
 
 async def test_a_stop_while_a_worker_leaves_ends_all(start_engine: Callable[..., Engine]) -> None:
-    slow = "import judgify_engine.supervisor as s; s.STEERED_S = 30.0"
+    slow = "import judgify_engine.departures as s; s.STEERED_S = 30.0"
     engine = start_engine(workers=3, prelude=slow, settings=local(max_workers="1"))
     await until(lambda: engine.log.count('"a worker retires"') == 2, "two retire", 30)
     pids = engine.worker_pids().values()

@@ -264,3 +264,16 @@ def test_a_new_state_keeps_the_rate() -> None:
     after = ViewState(KEY, snapshot_of([row()], Position(100, 0)))
     after.keep_rate_of(copy.copy(before), 1.0, True)
     assert after.rate(NOW_S + 0.5) == before.rate(NOW_S + 0.5) > 0
+
+
+def test_what_one_client_is_told_in_full_is_news_to_the_others() -> None:
+    """Each gets `verified_through` when it changes, whoever joins meanwhile or has fallen behind."""
+    state = ViewState(KEY, snapshot_of([], START))
+    state.verified_through_s = 17
+    assert msgspec.json.decode(state.full("initial_data", NOW_S))["verified_through"] == 17
+    assert state.has_news(NOW_S)
+    later = ViewState(KEY, snapshot_of([], START)._replace(verified_through_s=17))
+    later.keep_rate_of(state, 1.0, follows=False)
+    assert later.has_news(NOW_S), "also after it was read anew without a word to anybody"
+    later.update(NOW_S)
+    assert not later.has_news(NOW_S)

@@ -1,8 +1,13 @@
 """The hub's bounds: one tenant's dashboards leave room for the others'."""
 
+import asyncio
+
+import msgspec
 import pytest
+from support.waiting import until
 
 from judgify_engine.config import load
+from judgify_engine.core.rollup import Sums
 from judgify_engine.core.view import Snapshot, ViewKey
 from judgify_engine.errors import Overloaded
 from judgify_engine.live import hub as module
@@ -44,3 +49,74 @@ async def test_different_dashboards_of_a_tenant_are_bounded(hub: Hub) -> None:
     for client in (*clients, *others):
         hub.leave(client)
     assert hub.sockets == 2
+
+
+class Strange:
+    """Rollups with a count at one position, that fail once in a way that nobody foresaw."""
+
+    def __init__(self) -> None:
+        self.count = self.reads = 0
+
+    async def snapshot(self, key: ViewKey) -> Snapshot:
+        self.reads += 1
+        if self.reads == 2:
+            raise ValueError("canceling statement due to user request")
+        return Snapshot(Position(1, 0), {"w": Sums(self.count, rule=self.count, histogram={})}, {"ok": self.count}, {}, {})
+
+
+async def test_what_must_be_read_anew_is_after_any_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise changes would be added to figures that are void."""
+    monkeypatch.setattr(module, "STANDBY_REFRESH_S", 0.02)
+    monkeypatch.setattr(module, "LOOK_S", 0.01)
+    source, stop = Strange(), asyncio.Event()
+    hub = Hub(source, lambda: True, load(environ={}).live, Metrics(), NoFeed())
+    view = (await hub.join(key("acme", 0))).view
+    source.count = 7
+    hub.reload()
+    running = asyncio.create_task(hub.run(stop))
+    await until(lambda: view.state is not None and view.state._total.total == 7, "it is read", 5)
+    assert source.reads == 3
+    stop.set()
+    await running
+
+
+class Ear(NoFeed):
+    """Notes which tenants are to be heard."""
+
+    def __init__(self) -> None:
+        self.needed: set[str] = set()
+
+    async def ready(self, tenant_id: str) -> None:
+        self.needed.add(tenant_id)
+
+    def leave(self, tenant_id: str) -> None:
+        self.needed.discard(tenant_id)
+
+
+async def test_a_tenant_without_dashboards_is_not_heard_for_ever() -> None:
+    """The last one leaves when its view is about to be read anew."""
+    ear = Ear()
+    hub = Hub(Empty(), lambda: True, load(environ={}).live, Metrics(), ear)
+    client = await hub.join(key("acme", 0))
+    assert ear.needed == {"acme"}
+    reading = hub._load(client.view)
+    hub.leave(client)
+    await reading
+    assert not ear.needed
+
+
+async def test_a_repair_shows_also_where_nobody_tells_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes figures, but not the position that they hold for."""
+    monkeypatch.setattr(module, "STANDBY_REFRESH_S", 0.02)
+    monkeypatch.setattr(module, "LOOK_S", 0.01)
+    source, stop = Strange(), asyncio.Event()
+    hub = Hub(source, lambda: False, load(environ={}).live, Metrics(), NoFeed())
+    client = await hub.join(key("acme", 0))
+    source.count, source.reads = 7, 2
+    running = asyncio.create_task(hub.run(stop))
+    async with asyncio.timeout(5):
+        message = msgspec.json.decode(await client.next())
+    assert message["type"] == "dashboard_update"
+    assert message["workflows"][0]["total_executions"] == 7
+    stop.set()
+    await running

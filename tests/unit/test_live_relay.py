@@ -451,6 +451,41 @@ async def test_a_cached_snapshot_that_is_none_or_too_old_is_read_anew(
     assert rollups.reads == reads + 1
 
 
+async def test_what_waits_of_a_log_that_went_further_is_not_put_in_the_way_of_the_new_one(
+    pair: Pair, rollups: Rollups, wires: Wires
+) -> None:
+    reader, other = pair
+    wires.away = True
+    rollups.roll_up("acme")
+    rollups.position = Position(50, -1)  # as after a restore
+    reader.relay.begin(rollups.position)
+    wires.away = False
+    client = await other.watch("acme")
+    wires.loses = lambda channel: channel != NOTIFICATIONS
+    for count in range(2, 5):
+        rollups.roll_up("acme")
+        await shows(client, count)
+    assert await wires.last([dashboard_stream_of("acme")]) == [rollups.position]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (ViewKey("a", "b:c", None, "1h"), ViewKey("a:b", "c", None, "1h")),
+        (ViewKey("a", "d", "6h:w", "1h"), ViewKey("a", "d:1h", "w", "6h")),
+    ],
+    ids=["of two tenants", "of one"],
+)
+async def test_cached_snapshots_whose_names_are_the_same_are_not_mixed_up(
+    pair: Pair, third: Process, rollups: Rollups, one: ViewKey, other: ViewKey
+) -> None:
+    rollups.counts.update(a=3)
+    await pair[1].hub.join(one)
+    reads = rollups.reads
+    found = await third.hub.join(other)
+    assert (shown(found), rollups.reads) == (rollups.counts[other.tenant_id], reads + 1)
+
+
 async def test_reading_the_log_never_waits_and_the_buffer_is_bounded(
     pair: Pair, rollups: Rollups, wires: Wires, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,6 +240,24 @@ async def test_a_database_that_is_away_ends_nothing() -> None:
     await running
 
 
+async def test_what_nobody_foresaw_ends_nothing_and_leaves_the_decision_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streams, book = FixedStreams(busy()), Book()
+    hands, loop = Hands(book), loop_of(streams, book, Hands(book))
+
+    async def strange(current: int, target: int) -> None:
+        raise TypeError("an answer that is none")
+
+    monkeypatch.setattr(loop, "executor", hands)
+    monkeypatch.setattr(hands, "scale", strange)
+    leases: list[bool] = []
+    monkeypatch.setattr(book, "let_go", lambda: leases.append(book.held))
+    await run(loop, lambda: streams.reads > 3)
+    assert leases[0], "who takes it next says that its outcome is unknown"
+    assert book.rows[0]["outcome"] == "pending"
+
+
 async def test_a_new_leader_decides_as_the_old_one_would() -> None:
     """The cool-down is in the stored decisions, all else in the stream."""
     streams, book = FixedStreams(busy()), Book()
@@ -296,7 +314,7 @@ async def test_a_supervisor_that_does_not_answer_is_a_failure() -> None:
         pass
 
     with pytest.raises(ScalingFailed):
-        await Team("t", 1, ask).resize(2, 0.02)
+        await Team("t", 1, 1, ask).resize(2, 0.02)
 
 
 async def test_a_supervisor_that_answers_is_believed() -> None:
@@ -305,7 +323,7 @@ async def test_a_supervisor_that_answers_is_believed() -> None:
     async def ask(size: int) -> None:
         asyncio.get_running_loop().call_soon(team.told, size, size + 1)
 
-    team = Team("t", 3, ask)
+    team = Team("t", 3, 3, ask)
     team.on_told = told.append
     await team.resize(2, 1.0)
     assert (team.size, team.sharing, told) == (2, 3, [3])

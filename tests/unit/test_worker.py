@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 import uvloop
 
-from judgify_engine.worker import tell_unheard
+from judgify_engine.worker import Stop, tell_unheard
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop])
@@ -55,3 +55,20 @@ def test_a_fault_of_ours_is_told_in_full(
     assert (record.name, record.levelname) == ("asyncio", "ERROR")
     assert "never retrieved" in record.getMessage()
     assert record.exc_info
+
+
+async def test_a_start_that_swallows_a_cancellation_is_ended_nevertheless() -> None:
+    """As `wait_for` of Python 3.11 does, which asyncpg uses."""
+    stop = Stop()
+
+    async def swallowing() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(5):
+        starting = asyncio.create_task(stop.unless(swallowing()))
+        await asyncio.sleep(0)
+        stop.now.set()
+        assert not await starting
