@@ -152,13 +152,23 @@ class Supervisor:
             if place.pause_s > PATIENCE_S:
                 place.close()
                 self._listening.closed(place)
-            await asyncio.sleep(place.pause_s)
+            await self._rest(place)
             try:
                 await self._start(place)
                 return
             except JudgifyError as error:
                 place.pause_s = _longer(place.pause_s)
                 log.error("a worker cannot be started now", extra={"reason": error.detail, "pause_s": place.pause_s})
+
+    async def _rest(self, place: Place) -> None:
+        """Before the next try; only for a moment where, or as soon as, nobody else serves."""
+        rested_s = 0.0
+        while rested_s < place.pause_s and (rested_s == 0.0 or self._others_serve(place)):
+            await asyncio.sleep(SHORTEST_PAUSE_S)
+            rested_s += SHORTEST_PAUSE_S
+
+    def _others_serve(self, place: Place) -> bool:
+        return any(other is not place and other.child is not None and not other.child.exit.done() for other in self._places)
 
     async def _change(self, tasks: asyncio.TaskGroup) -> None:
         """Replace all, or have as many as are asked for: one after the other, so that neither meets the other half done."""

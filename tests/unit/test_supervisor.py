@@ -126,3 +126,18 @@ async def test_a_stop_reaches_all_at_once(two: Supervisor, stop: Stop) -> None:
     await until(first.retiring.is_set, "the first is replaced")
     stop.now.set()
     await until(lambda: all(child.stopping.is_set() for child in (first, second, FakeChild.all[2])), "all are told", 5)
+
+
+async def test_a_worker_that_dies_again_and_again_does_not_wait_where_nobody_else_serves(
+    two: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHORTEST_PAUSE_S", 0.02)
+    monkeypatch.setattr(module, "LONGEST_PAUSE_S", 3600.0)
+    monkeypatch.setattr(FakeChild, "was_steady", False)
+    for place in two._places:
+        place.pause_s = 1800.0
+    first, second = FakeChild.all
+    first.exit.set_result(-9)
+    await until(lambda: two._places[0].pause_s == 3600, "the first rests")
+    second.exit.set_result(-9)
+    await until(living, "somebody serves again", 5)
