@@ -72,12 +72,8 @@ class StreamUpkeep:
     async def _look(self) -> None:
         now_s = asyncio.get_running_loop().time()
         last, published = list(self._loop.last), self._loop.published
-        if await self._streams.get(OWNER) is None:
-            raise StreamCut("the streams were emptied")
-        for stream, known, found in zip(JUDGMENTS, last, await self._streams.last(JUDGMENTS), strict=True):
-            if found < known:
-                raise StreamCut(f"{stream} ends at {found}, but had got {known}", stream=stream)
         self._groups = await self._read_groups()
+        await self._check(last)  # after the groups: where these are gone with their streams, nobody may forget them
         floors = {key: await self._floor(key[0], group, last) for key, group in self._groups.items()}
         await self._save(published, last, floors)
         self._settling.append((now_s, published))
@@ -86,6 +82,16 @@ class StreamUpkeep:
             self._bounded_s = now_s
             await self._trim(last, floors)
             await self._bound(last, floors)
+
+    async def _check(self, last: Sequence[Position]) -> None:
+        """See that the streams have what they had, and nothing that is not from the log. Raises StreamCut."""
+        if await self._streams.get(OWNER) is None:
+            raise StreamCut("the streams were emptied")
+        for stream, known, found in zip(JUDGMENTS, last, await self._streams.last(JUDGMENTS), strict=True):
+            if found < known:
+                raise StreamCut(f"{stream} ends at {found}, but had got {known}", stream=stream)
+            if found > max(known, self._loop.newest):
+                raise StreamCut(f"{stream} ends at {found}, where somebody else put an entry", stream=stream)
 
     async def _read_groups(self) -> dict[GroupKey, Group]:
         found = await asyncio.gather(*[self._streams.groups(stream) for stream in JUDGMENTS])

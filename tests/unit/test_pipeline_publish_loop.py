@@ -16,7 +16,7 @@ from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline import publish_loop, stream_upkeep
 from judgify_engine.pipeline.publish_loop import PublishLoop
 from judgify_engine.pipeline.stream_upkeep import StreamUpkeep
-from judgify_engine.pipeline.streams import Batch
+from judgify_engine.pipeline.streams import Batch, Entry, Group
 from judgify_engine.streams.memory import MemoryStreams
 from judgify_engine.units import START, Position
 
@@ -160,12 +160,13 @@ class Written:
     """What an upkeep wrote down."""
 
     def __init__(self) -> None:
-        self.published = 0
+        self.published = self.saved = 0
         self.groups: dict[tuple[str, str], Position] = {}
         self.skips: list[tuple[tuple[str, str], Position, Position]] = []
 
     async def save(self, published: int, last: Sequence[Position], groups: dict[tuple[str, str], Position]) -> None:
         self.published, self.groups = published, dict(groups)
+        self.saved += 1
 
     def pass_checkpoint(self, reached_lsn: int) -> bool:
         return False
@@ -261,4 +262,30 @@ async def test_an_emptied_quiet_stream_is_noticed(monkeypatch: pytest.MonkeyPatc
     loop = await filled(streams, 5)
     await streams.empty([STREAM])
     with pytest.raises(StreamCut):
+        await StreamUpkeep(loop, MemoryLog([]), streams, Written(), CONFIG).run()
+
+
+async def test_groups_that_are_gone_with_their_stream_are_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams, written = MemoryStreams(ROOM), Written()
+    loop = await filled(streams, 5)
+    await streams.make_group(STREAM, "slow", START)
+    looked = StreamUpkeep(loop, MemoryLog([]), streams, written, CONFIG)
+    ask = streams.groups
+
+    async def emptied_meanwhile(stream: str) -> list[Group]:
+        if stream == STREAM:
+            await streams.empty([STREAM])
+        return await ask(stream)
+
+    monkeypatch.setattr(streams, "groups", emptied_meanwhile)
+    with pytest.raises(StreamCut):
+        await looked.run()
+    assert not written.saved, "what is remembered of the groups stays"
+
+
+async def test_an_entry_that_is_not_from_the_log_is_noticed() -> None:
+    streams = MemoryStreams(ROOM)
+    loop = await filled(streams, 5)
+    await streams.append([Batch(STREAM, START, [Entry(Position(1 << 40, 0), {b"by": b"hand"})])])
+    with pytest.raises(StreamCut, match="somebody else"):
         await StreamUpkeep(loop, MemoryLog([]), streams, Written(), CONFIG).run()
