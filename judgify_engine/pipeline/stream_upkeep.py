@@ -15,11 +15,11 @@ from typing import Protocol
 
 from judgify_engine.config import StreamsConfig
 from judgify_engine.core.stream_state import GroupKey
-from judgify_engine.core.streams import JUDGMENTS, OWNER, just_before
+from judgify_engine.core.streams import ALERTS, DASHBOARDS, JUDGMENTS, METRICS, OWNER, just_before
 from judgify_engine.errors import StreamCut
 from judgify_engine.pipeline.ports import ChangeSource
 from judgify_engine.pipeline.publish_loop import PublishLoop
-from judgify_engine.pipeline.streams import Group, Streams
+from judgify_engine.pipeline.streams import HELD, Group, Streams
 from judgify_engine.units import MIB, Position
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,9 @@ class StreamUpkeep:
     ) -> None:
         self._loop, self._source, self._streams, self._progress, self._config = loop, source, streams, progress, config
         self._groups: dict[GroupKey, Group] = {}
+        self._others: dict[GroupKey, Group] = {}
+        """Of the other streams."""
+        self._slow: set[GroupKey] = set()
         self._saved: tuple[list[Position], dict[GroupKey, Position]] = ([], {})
         self._saved_lsn = self._confirmed_lsn = 0
         self._settling: deque[tuple[float, int]] = deque()
@@ -72,7 +75,7 @@ class StreamUpkeep:
     async def _look(self) -> None:
         now_s = asyncio.get_running_loop().time()
         last, published = list(self._loop.last), self._loop.published
-        self._groups = await self._read_groups()
+        self._groups = await self._read_groups(JUDGMENTS)
         await self._check(last)  # after the groups: where these are gone with their streams, nobody may forget them
         floors = {key: await self._floor(key[0], group, last) for key, group in self._groups.items()}
         await self._save(published, last, floors)
@@ -82,6 +85,7 @@ class StreamUpkeep:
             self._bounded_s = now_s
             await self._trim(last, floors)
             await self._bound(last, floors)
+            await self._look_at_others()
 
     async def _check(self, last: Sequence[Position]) -> None:
         """See that the streams have what they had, and nothing that is not from the log. Raises StreamCut."""
@@ -93,9 +97,19 @@ class StreamUpkeep:
             if found > max(known, self._loop.newest):
                 raise StreamCut(f"{stream} ends at {found}, where somebody else put an entry", stream=stream)
 
-    async def _read_groups(self) -> dict[GroupKey, Group]:
-        found = await asyncio.gather(*[self._streams.groups(stream) for stream in JUDGMENTS])
-        return {(stream, group.name): group for stream, groups in zip(JUDGMENTS, found, strict=True) for group in groups}
+    async def _read_groups(self, streams: Sequence[str]) -> dict[GroupKey, Group]:
+        found = await asyncio.gather(*[self._streams.groups(stream) for stream in streams])
+        return {(stream, group.name): group for stream, groups in zip(streams, found, strict=True) for group in groups}
+
+    async def _look_at_others(self) -> None:
+        """Say which groups of the other streams will soon miss what they have not read: these are bounded by their length."""
+        self._others = await self._read_groups((*DASHBOARDS, ALERTS, METRICS))
+        most = HELD * self._config.keep_dashboard_entries
+        slow = {key for key, group in self._others.items() if group.waiting + group.pending >= WARN_AT * most}
+        for stream, group in sorted(slow - self._slow):
+            facts = {"stream": stream, "group": group, "entries": most}
+            log.error("a group is so far behind that its stream will soon drop what it has not read", extra=facts)
+        self._slow = slow
 
     async def _floor(self, stream: str, group: Group, last: list[Position]) -> Position:
         """Up to where a group has seen to all: just before the oldest entry that it has before it."""
@@ -174,7 +188,7 @@ class StreamUpkeep:
     def gauges(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         """For `/metrics`."""
         yield "judgify_stream_bytes", "What the streams of judgments take in memory.", {}, self._bytes
-        for (stream, name), group in self._groups.items():
+        for (stream, name), group in (self._groups | self._others).items():
             labels = {"stream": stream, "group": name}
             yield "judgify_group_waiting_entries", "Entries that a group has still to read.", labels, group.waiting
             yield "judgify_group_pending_entries", "Entries handed out and not acknowledged.", labels, group.pending

@@ -10,7 +10,7 @@ import builders as b
 import pytest
 
 from judgify_engine.config import StreamsConfig
-from judgify_engine.core.streams import JUDGMENTS, OWNER, stream_of
+from judgify_engine.core.streams import ALERTS, JUDGMENTS, OWNER, stream_of
 from judgify_engine.errors import StreamCut, StreamsUnavailable
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline import publish_loop, stream_upkeep
@@ -289,3 +289,16 @@ async def test_an_entry_that_is_not_from_the_log_is_noticed() -> None:
     await streams.append([Batch(STREAM, START, [Entry(Position(1 << 40, 0), {b"by": b"hand"})])])
     with pytest.raises(StreamCut, match="somebody else"):
         await StreamUpkeep(loop, MemoryLog([]), streams, Written(), CONFIG).run()
+
+
+async def test_a_group_that_its_stream_will_leave_behind_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    streams = MemoryStreams(ROOM)
+    loop = await filled(streams, 1)
+    await streams.make_group(ALERTS, "sleepy", START)
+    for _ in range(90):
+        await streams.add(ALERTS, {b"a": b"b"}, 10)
+    await upkeep(streams, loop, StreamsConfig(keep_dashboard_entries=10), monkeypatch)
+    assert "will soon drop" in caplog.text
+    assert "sleepy" in {getattr(record, "group", "") for record in caplog.records}
