@@ -33,6 +33,8 @@ SAVE_BYTES = 1 * MIB
 SPARE = 0.05
 """The share of the room that is made free beyond what is needed, when a group must skip: not at once again."""
 WARN_AT = 0.8
+FEW = 1000
+"""Entries that stay where nobody but this process can read them: its own memory holds them."""
 
 
 class Progress(Protocol):
@@ -51,6 +53,7 @@ class StreamUpkeep:
         self, loop: PublishLoop, source: ChangeSource, streams: Streams, progress: Progress, config: StreamsConfig
     ) -> None:
         self._loop, self._source, self._streams, self._progress, self._config = loop, source, streams, progress, config
+        self._keep = config.keep_entries if streams.shared else min(FEW, config.keep_entries)
         self._groups: dict[GroupKey, Group] = {}
         self._others: dict[GroupKey, Group] = {}
         """Of the other streams."""
@@ -152,7 +155,7 @@ class StreamUpkeep:
         if (last, floors) == self._trimmed:
             return
         for stream in JUDGMENTS:
-            await self._streams.trim(stream, self._config.keep_entries)
+            await self._streams.trim(stream, self._keep)
         self._trimmed = (last, floors)
 
     async def _bound(self, last: list[Position], floors: dict[GroupKey, Position]) -> None:
@@ -183,7 +186,7 @@ class StreamUpkeep:
         log.error("a group that is too far behind was made to skip entries", extra=facts)
         await self._progress.skipped(key, floor, end, why)
         await self._streams.move_group(*key, end)
-        await self._streams.trim(key[0], self._config.keep_entries)
+        await self._streams.trim(key[0], self._keep)
 
     def gauges(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         """For `/metrics`."""
