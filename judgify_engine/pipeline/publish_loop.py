@@ -131,13 +131,15 @@ class PublishLoop:
     async def _surely(self, batches: list[Batch]) -> None:
         """Append, again and again for a while: what is there already is passed over."""
         loop = asyncio.get_running_loop()
-        until_s, pause_s = loop.time() + PATIENCE_S, FIRST_PAUSE_S
+        until_s, pause_s, told = loop.time() + PATIENCE_S, FIRST_PAUSE_S, False
         while True:
             try:
                 return await self._streams.append(batches)
             except StreamsUnavailable as error:
                 if loop.time() + pause_s > until_s:
                     raise
-                log.info("an append to the streams is tried again", extra={"reason": str(error)[:300]})
+                if not told:
+                    log.info("an append to the streams is tried again", extra={"reason": str(error)[:300]})
+                told = True
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

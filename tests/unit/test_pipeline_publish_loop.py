@@ -302,3 +302,21 @@ async def test_a_group_that_its_stream_will_leave_behind_is_named(
     await upkeep(streams, loop, StreamsConfig(keep_dashboard_entries=10), monkeypatch)
     assert "will soon drop" in caplog.text
     assert "sleepy" in {getattr(record, "group", "") for record in caplog.records}
+
+
+async def test_in_memory_few_stay_whatever_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_upkeep, "FEW", 20)
+    streams = MemoryStreams(ROOM)
+    loop = await filled(streams, 50)
+    await upkeep(streams, loop, StreamsConfig(), monkeypatch)
+    assert len(await streams.after(STREAM, START, 100)) == 20
+
+
+async def test_what_fails_again_and_again_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(publish_loop, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(publish_loop, "LONGEST_PAUSE_S", 0.0)
+    with caplog.at_level("INFO"):
+        await publish(Faulty(dict.fromkeys(range(50), "before")), log_of({100: ["a"]}))
+    assert len(caplog.records) == 1
