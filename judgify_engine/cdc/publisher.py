@@ -36,7 +36,7 @@ UNWANTED_S = 2.0
 GIVE_UP_S = 60.0
 """How long streams are not wanted before their slot is dropped."""
 OWNED_S = 10 * 365 * 86_400.0
-DEMAND_TIMEOUT_S = 15.0
+DEMAND_TIMEOUT_S, LOOK_AGAIN_S = 15.0, 0.2
 
 
 def slot_of(config: Config) -> str:
@@ -101,13 +101,19 @@ class Publisher:
         await self._role.run(stop)
 
     async def demand(self) -> None:
-        """From now on the streams are wanted here; returns when they are filled. Raises Overloaded if that takes too long."""
+        """From now on the streams are wanted; returns when they are filled, here or by another process that has its own.
+
+        Raises Overloaded if that takes too long, and DatabaseUnavailable.
+        """
         self._wanted = True
         if self._streams.shared:
             return  # they always are
         try:
             async with asyncio.timeout(DEMAND_TIMEOUT_S):
-                await self._filling.wait()
+                while not self._filling.is_set() and not await self._store.filled():
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_AGAIN_S):
+                            await self._filling.wait()
         except TimeoutError:
             raise Overloaded("the streams that actions need are not filled yet; try again", retry_after_s=5) from None
 

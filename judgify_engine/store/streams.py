@@ -54,6 +54,7 @@ UPDATE stream_groups SET skipped_from = $4, skipped_to = $5, skipped_why = $6, s
  WHERE slot_name = $1 AND stream = $2 AND group_name = $3
 """
 _INACTIVE = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND NOT active)"
+_ACTIVE = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND active)"
 _GAP = """
 INSERT INTO stream_gaps (slot_name, reason, details, from_lsn, to_lsn, refilled)
 VALUES ($1, $2, $3::text::jsonb, $4::text::pg_lsn, $5::text::pg_lsn, $6)
@@ -176,3 +177,8 @@ class StreamStore:
         """Whether any workflow names actions."""
         async with self._database.query() as connection:
             return bool(await connection.fetchval(_ANY_ACTIONS))
+
+    async def filled(self) -> bool:
+        """Whether a process reads the slot just now: nothing that is committed from now on is missed."""
+        async with self._database.query() as connection:
+            return bool(await connection.fetchval(_ACTIVE, self._slot))
