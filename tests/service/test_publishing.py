@@ -207,6 +207,10 @@ async def test_a_slot_dropped_while_nobody_reads_is_made_up_for_from_the_table(r
     )
     assert running.terminate() == 0
     await database.do(by_hand(400))
+    await database.do("UPDATE judgment_executions SET occurred_at = 'infinity' WHERE id = (SELECT max(id::text) FROM"
+                      " judgment_executions)::uuid")  # fmt: skip
+    await database.do("UPDATE judgment_executions SET occurred_at = '20000-01-01Z' WHERE id = (SELECT id FROM"
+                      " judgment_executions WHERE occurred_at IS NULL ORDER BY id::text DESC LIMIT 1)")  # fmt: skip
     await database.do("SELECT pg_drop_replication_slot($1)", f"{database.slot}_streams")
     await database.do(by_hand(300, "other"))
     running.start()
