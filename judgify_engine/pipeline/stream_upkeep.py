@@ -179,8 +179,8 @@ class StreamUpkeep:
                 await self._skip(key, floors[key], last[JUDGMENTS.index(key[0])])
 
     async def _skip(self, key: GroupKey, floor: Position, last: Position) -> None:
-        share = 1 - self._config.max_bytes / self._bytes + SPARE  # ids are places in the log: as much of it as of the bytes
-        end = Position(floor.lsn + max(1, int((last.lsn - floor.lsn) * min(share, 1.0))), 0)
+        share = min(1 - self._config.max_bytes / self._bytes + SPARE, 1.0)
+        end = _part_of(floor, last, share)
         why = f"the streams took {self._bytes} bytes of streams.max_bytes ({self._config.max_bytes})"
         facts = {"stream": key[0], "group": key[1], "after": str(floor), "up_to": str(end), "reason": why}
         log.error("a group that is too far behind was made to skip entries", extra=facts)
@@ -201,6 +201,17 @@ class StreamUpkeep:
             yield "judgify_group_unsafe", text, labels, float((stream, name) in self._unsafe)
         for name, count in self.skips.items():
             yield "judgify_group_skips", "How often a group was made to skip entries.", {"group": name}, count
+
+
+def _part_of(floor: Position, last: Position, share: float) -> Position:
+    """So far on the way from `floor` to `last`. Ids are places in the log: as much of it as of the bytes.
+
+    What is left may be one transaction, whose entries have the same LSN (`just_before` its first one is the LSN before).
+    """
+    if last.lsn - floor.lsn <= 1 and floor < last:
+        first = floor.index + 1 if floor.lsn == last.lsn else 0
+        return Position(last.lsn, first + int((last.index - first) * share))
+    return Position(floor.lsn + max(1, int((last.lsn - floor.lsn) * share)), 0)
 
 
 def _is_behind(group: Group, last: Position) -> bool:

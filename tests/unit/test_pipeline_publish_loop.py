@@ -320,3 +320,14 @@ async def test_what_fails_again_and_again_is_told_once(
     with caplog.at_level("INFO"):
         await publish(Faulty(dict.fromkeys(range(50), "before")), log_of({100: ["a"]}))
     assert len(caplog.records) == 1
+
+
+async def test_of_one_huge_transaction_no_more_is_skipped_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = MemoryStreams(ROOM)
+    await streams.put(OWNER, b"us", 3600)
+    loop = await publish(streams, log_of({1000: ["demo"] * 400}))
+    await streams.make_group(STREAM, "slow", START)
+    room = await streams.size_bytes(JUDGMENTS) * 3 // 4
+    await upkeep(streams, loop, StreamsConfig(keep_entries=10, max_bytes=room), monkeypatch, rounds=20)
+    assert await streams.size_bytes(JUDGMENTS) < room
+    assert len(await streams.read(STREAM, "slow", "c", 1000, 0)) >= 200
