@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -377,3 +378,14 @@ async def test_a_full_redis_goes_on_once_groups_have_read(
     await reader.stop()
     assert engine.terminate() == 0
     redis.kill()
+
+
+async def test_a_stop_does_not_wait_for_a_redis_that_hangs(running: Engine, redis: RedisServer) -> None:
+    assert redis.process is not None
+    async with Client(running.url, "test-token") as client:
+        await until(lambda: publishes(client), "the streams are filled")
+        redis.process.send_signal(signal.SIGSTOP)
+        await client.judge(70, "test-workflow-0")
+    started_s = time.monotonic()
+    assert running.terminate() == 0
+    assert time.monotonic() - started_s < 10
