@@ -22,7 +22,7 @@ from judgify_engine.config import Config
 from judgify_engine.core.healing import Finding, Publication, Server, Slot, diagnose
 from judgify_engine.core.stream_state import StreamState, is_ahead
 from judgify_engine.core.streams import JUDGMENTS, OWNER
-from judgify_engine.errors import Corrupt, Overloaded, Unavailable
+from judgify_engine.errors import Corrupt, Overloaded, StreamsUnavailable, Unavailable
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.publish_loop import PublishLoop
 from judgify_engine.pipeline.stream_upkeep import StreamUpkeep
@@ -234,7 +234,10 @@ class Publisher:
 
     async def _heed(self) -> None:
         """Say what about the server endangers the streams; again, where it is so again or is another server by now."""
-        found = set(await self._streams.warnings())
+        try:
+            found = set(await self._streams.warnings())
+        except StreamsUnavailable as error:  # a node of a cluster is away: what can be filled is filled
+            found = {f"it could not be asked how safe they are: {error}"}
         for reason in sorted(found - self._told):
             log.warning("the streams are in danger", extra={"reason": reason})
         self._told = found
