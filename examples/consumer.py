@@ -27,7 +27,8 @@ def handle(database: sqlite3.Connection, entry_id: str, entry: dict[str, str]) -
     if entry["op"] == "truncate" or entry["table"] != "judgment_executions":
         return
     lsn, index = map(int, entry_id.split("-"))
-    verdict = None if entry["op"] == "delete" else json.loads(entry["data"])["final_result"].get("verdict")
+    gone = entry["op"] == "delete" or "data" not in entry  # a row of over 16 MiB comes without its data
+    verdict = None if gone else json.loads(entry["data"])["final_result"].get("verdict")
     with database:
         database.execute(
             "INSERT INTO verdicts VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET verdict = excluded.verdict,"

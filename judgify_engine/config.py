@@ -184,7 +184,7 @@ class StreamsConfig(Section, frozen=True):
     """How much the streams hold."""
 
     keep_entries: Count = 100_000
-    """Entries of a stream of judgments that stay when all groups have seen them."""
+    """Entries of a stream of judgments that stay when all groups have seen them; in memory, without Redis, at most 1000."""
     keep_dashboard_entries: Count = 10_000
     """The same for the other streams."""
     max_bytes: Bytes = 2048 * MIB

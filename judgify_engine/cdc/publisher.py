@@ -13,15 +13,16 @@ from typing import Any, Protocol
 
 from judgify_engine.cdc.holder import PUBLICATION, Slots
 from judgify_engine.cdc.progress import Memory, Progress
+from judgify_engine.cdc.putting_back import empty_all, put_back
 from judgify_engine.cdc.replication import PUBLISHER_LOCK, Replication
 from judgify_engine.cdc.role import Role, is_taken
 from judgify_engine.cdc.waiting import first_of, slot_made
 from judgify_engine.cdc.watch import watch
 from judgify_engine.config import Config
 from judgify_engine.core.healing import Finding, Publication, Server, Slot, diagnose
-from judgify_engine.core.stream_state import StreamState
+from judgify_engine.core.stream_state import StreamState, is_ahead
 from judgify_engine.core.streams import JUDGMENTS, OWNER
-from judgify_engine.errors import Corrupt, Overloaded, Unavailable
+from judgify_engine.errors import Corrupt, Overloaded, StreamsUnavailable, Unavailable
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.publish_loop import PublishLoop
 from judgify_engine.pipeline.stream_upkeep import StreamUpkeep
@@ -79,6 +80,7 @@ class Publisher:
         self._filling = asyncio.Event()
         self._wanted = streams.shared
         self._start_over = ""
+        self._told: set[str] = set()
         self._waits_for = ""
         self._polite = True
         self._unwanted_since_s = asyncio.get_running_loop().time()
@@ -180,7 +182,13 @@ class Publisher:
             raise Unavailable(f"the replication slot {self.slot_name} belongs to another database of this server")
         if published.wrong is not None:
             raise Unavailable(f"the publication cannot be used: {published.wrong}; who reads the log for the rollups mends it")
-        emptied = await self._own(server, state, last)
+        owner = await self._own(server, state, last)
+        await self._heed()
+        left_lsn = None if state is None else await stream.left_at(state.server.timeline, server.timeline)
+        if is_ahead(last, server, left_lsn):
+            log.warning("streams hold what the database's log does not, as one before a restore, and are filled again")
+            await empty_all(self._streams, await self._store.groups())
+            last = [START] * len(JUDGMENTS)
         finding = diagnose(server, slot, published, state and state.stored, together=True, used=False)
         if self._start_over:
             finding = Finding("corrupt", {"message": self._start_over})
@@ -192,8 +200,9 @@ class Publisher:
         else:
             assert state is not None
             assert slot is not None
-            start = await self._where(slot, state, last, emptied)
-        await self._streams.put(OWNER, self._name_of(server).encode(), OWNED_S)  # last: what is emptied stays known as such
+            start = await self._where(slot, state, last, owner is None)
+        if owner != self._name_of(server):  # a Redis that is full takes no value, but is trimmed in a session only
+            await self._streams.put(OWNER, self._name_of(server).encode(), OWNED_S)  # last: what is emptied stays known as such
         await stream.mark()
         await stream.start(self.slot_name, PUBLICATION, start)
         facts = {"slot": self.slot_name, "from_lsn": start, "healed": finding is not None}
@@ -207,8 +216,8 @@ class Publisher:
         loops = {"publish-loop": loop.run(), "stream-upkeep": self._upkeep.run(), "stream-slot-watch": watching}
         await first_of(loops, watched.terminate)
 
-    async def _own(self, server: Server, state: StreamState | None, last: Sequence[Position]) -> bool:
-        """See that the streams are ours: their ids are places in the log of one server. Whether they were emptied."""
+    async def _own(self, server: Server, state: StreamState | None, last: Sequence[Position]) -> str | None:
+        """See that the streams are ours: their ids are places in the log of one server. Whose they are; None: of nobody."""
         known = {self._name_of(server)} if state is None else {self._name_of(server), self._name_of(state.server)}
         found = await self._streams.get(OWNER)
         owner = None if found is None else found.decode(errors="replace")
@@ -218,7 +227,17 @@ class Publisher:
                 "the streams of this Redis belong to another engine's database; name another Redis, or another database of"
                 f" it, or remove the keys judgify-stream-* and {OWNER} if they are of no use any more"
             )
-        return owner is None and not fresh
+        return owner
+
+    async def _heed(self) -> None:
+        """Say what about the server endangers the streams; again, where it is so again or is another server by now."""
+        try:
+            found = set(await self._streams.warnings())
+        except StreamsUnavailable as error:  # a node of a cluster is away: what can be filled is filled
+            found = {f"it could not be asked how safe they are: {error}"}
+        for reason in sorted(found - self._told):
+            log.warning("the streams are in danger", extra={"reason": reason})
+        self._told = found
 
     async def _where(self, slot: Slot, state: StreamState, last: Sequence[Position], emptied: bool) -> int:
         """The LSN to go on from. Where streams lack entries, the groups are made again: before anything is put in."""
@@ -227,15 +246,7 @@ class Publisher:
             return max(slot.confirmed_lsn, state.server.wal_lsn)
         level = logging.WARNING if self._streams.shared else logging.INFO  # in memory, they always do after a start
         log.log(level, "streams lack entries and are filled again from the log", extra={"streams": cut, "emptied": emptied})
-        for (name, group), floor in (await self._store.groups()).items():
-            await self._streams.make_group(name, group, floor)
-            if name in cut and floor.lsn < slot.confirmed_lsn and floor < state.last[JUDGMENTS.index(name)]:
-                end = Position(slot.confirmed_lsn, 0)
-                facts = {"stream": name, "group": group, "after": str(floor), "up_to": str(end)}
-                log.error("what a group had not read is gone with Redis: it was too far behind", extra=facts)
-                await self._store.skipped(
-                    (name, group), floor, end, "Redis was emptied, and the log kept no longer reached so far"
-                )
+        await put_back(self._streams, self._store, cut, state.last, slot.confirmed_lsn)
         return slot.confirmed_lsn
 
     async def _heal(
@@ -253,11 +264,10 @@ class Publisher:
         lsn, snapshot = await slot_made(making, lambda: slots.blockers(stream.pid), self._tell_waiting)
         refilled = 0
         if finding.reason == "restored":
-            await self._streams.empty(JUDGMENTS)
+            await empty_all(self._streams, dict.fromkeys(await self._store.groups(), START))
             last = [START] * len(JUDGMENTS)
         elif state is not None and state.checkpoint is not None:
-            for (name, group), floor in (await self._store.groups()).items():
-                await self._streams.make_group(name, group, floor)
+            await put_back(self._streams, self._store, state.cut(last), state.last, state.checkpoint.lsn)
             last, refilled = await self._store.refill(self._streams, snapshot, state.checkpoint, lsn, last)
         checkpoint = await self._store.checkpoint_of(snapshot, lsn)
         new = StreamState(Server(server.system_identifier, server.timeline, lsn), published.fingerprint, last, checkpoint)

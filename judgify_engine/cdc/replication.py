@@ -16,6 +16,7 @@ import psycopg2.extensions
 import psycopg2.extras
 
 from judgify_engine.core.healing import Server
+from judgify_engine.core.stream_state import left_at
 from judgify_engine.errors import DatabaseUnavailable
 from judgify_engine.units import format_lsn, parse_lsn
 from judgify_engine.wire.pgoutput import MARK
@@ -104,6 +105,16 @@ class Replication:
         """Which server this is, and how far its log goes."""
         row = await self.command("IDENTIFY_SYSTEM")
         return Server(str(row[0]), int(row[1]), parse_lsn(row[2]))
+
+    async def left_at(self, timeline: int, now: int) -> int | None:
+        """Where the log left `timeline`, if that is not its timeline `now`; None: it did not, or the server forgot."""
+        if not 0 < timeline < now:
+            return None
+        try:
+            _, history = await self.command(f"TIMELINE_HISTORY {now}")
+        except DatabaseUnavailable:
+            return None
+        return left_at(history if isinstance(history, str) else bytes(history).decode(errors="replace"), timeline)
 
     async def mark(self) -> None:
         """Write a mark into the log (see `SlotStore.mark`), before `start`.

@@ -15,6 +15,9 @@ from judgify_engine.errors import JudgifyError
 
 log = logging.getLogger(__name__)
 
+TELL_AGAIN_S = 60.0
+"""How often a session that fails for the same reason again and again is told."""
+
 _TAKEN = """
 SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = $1 AND objid = $2
                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
@@ -34,13 +37,13 @@ async def is_taken(database: Connections, lock: int) -> bool:
 
 
 class Role:
-    """`what` is done, for the log; `let_go` is called after each session and tells whether it had the role."""
+    """`what` is done, for the log; `let_go` is called after each session."""
 
     def __init__(
         self,
         what: str,
         session: Callable[[], Coroutine[Any, Any, None]],
-        let_go: Callable[[], bool],
+        let_go: Callable[[], object],
         pause_s: Callable[[], float],
         away: tuple[type[BaseException], ...],
         passed: Callable[[], None] = lambda: None,
@@ -54,25 +57,28 @@ class Role:
     async def run(self, stop: asyncio.Event) -> None:
         """Have it, or wait to have it, until `stop`."""
         stopped = asyncio.create_task(stop.wait(), name=f"{self._what}-stop")
-        told = ""
+        told, failures, tell_s, now_s = "", 0, 0.0, asyncio.get_running_loop().time
         try:
             while not stop.is_set():
                 session = asyncio.create_task(self._session(), name=f"{self._what}-session")
                 await asyncio.wait((session, stopped), return_when=asyncio.FIRST_COMPLETED)
                 if not session.done():
                     await ended((session,))
-                held = self._let_go()
+                self._let_go()
                 try:
                     await session
-                    told = ""
+                    told, failures = "", 0
                     self._passed()
                 except asyncio.CancelledError:
                     if not stop.is_set():
                         raise
                 except self._expected as error:
                     reason = str(error)[:300] or type(error).__name__
-                    if held or reason != told:  # the same again and again is told once
-                        log.warning("this failed and is tried again", extra={"task": self._what, "reason": reason})
+                    failures += 1
+                    if reason != told or now_s() >= tell_s:
+                        facts = {"task": self._what, "reason": reason, "failures": failures}
+                        log.warning("this failed and is tried again", extra=facts)
+                        failures, tell_s = 0, now_s() + TELL_AGAIN_S
                     told = reason
                 except Exception as error:  # judging goes on, whatever happens here
                     reason = f"{type(error).__name__}: {error}"[:300]

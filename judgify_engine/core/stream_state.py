@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from judgify_engine.core.healing import Server, Stored
 from judgify_engine.core.streams import JUDGMENTS
-from judgify_engine.units import Position
+from judgify_engine.units import Position, parse_lsn
 
 GroupKey = tuple[str, str]
 """stream, group."""
@@ -44,3 +44,20 @@ class StreamState(NamedTuple):
     def cut(self, last: Sequence[Position]) -> list[str]:
         """The streams that lack entries which they had, as they end at `last` now."""
         return [name for name, was, now in zip(JUDGMENTS, self.last, last, strict=True) if now < was]
+
+
+def is_ahead(last: Sequence[Position], server: Server, left_lsn: int | None) -> bool:
+    """Whether streams that end at `last` hold what the server's log does not: it was taken back to an older state.
+
+    `left_lsn`: where the log left the timeline that was published last, for another one; None: it did not.
+    """
+    return any(one.lsn > server.wal_lsn or (left_lsn is not None and one.lsn >= left_lsn) for one in last)
+
+
+def left_at(history: str, timeline: int) -> int | None:
+    """Where a log left `timeline`, by the history of its own timeline (a server's `.history` file); None: it is not told."""
+    for line in history.splitlines():
+        parent, _, rest = line.strip().partition("\t")
+        if parent.isdigit() and int(parent) >= timeline:
+            return parse_lsn(rest.partition("\t")[0])
+    return None

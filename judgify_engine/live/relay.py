@@ -20,7 +20,7 @@ from judgify_engine.core.rollup import Delta
 from judgify_engine.core.streams import DASHBOARDS, NOTIFICATIONS, dashboard_stream_of, notifications_of
 from judgify_engine.errors import Overloaded, Unavailable
 from judgify_engine.observe.metrics import Metrics
-from judgify_engine.pipeline.streams import Batch, Entry, Streams
+from judgify_engine.pipeline.streams import HELD, Batch, Entry, Streams
 from judgify_engine.units import START, Position
 from judgify_engine.wire.portion import encode
 
@@ -180,7 +180,7 @@ class Relay:
         if now_s - self._trimmed_s >= TRIM_S:
             self._trimmed_s = now_s
             while self._grown:
-                await self._streams.trim(self._grown.pop(), self._keep)
+                await self._streams.trim(self._grown.pop(), self._keep, HELD * self._keep)
 
     async def _make_ready(self, chain: Chain) -> None:
         """Learn whose rollups these are, and empty streams of a log that went further than ours, as one before a restore."""

@@ -19,7 +19,7 @@ from judgify_engine.errors import StreamsUnavailable
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.ports import ChangeSource
 from judgify_engine.pipeline.streams import Batch, Entry, Streams
-from judgify_engine.units import MIB, Position
+from judgify_engine.units import MIB, START, Position
 from judgify_engine.wire.entry import JSON_READERS, KEYS, entry_of
 from judgify_engine.wire.pgoutput import Commit, Decoder
 
@@ -49,6 +49,8 @@ class PublishLoop:
         self._waiting: list[list[Entry]] = [[] for _ in JUDGMENTS]
         self._rows = self._bytes = 0
         self._ended_lsn = published
+        self.newest = START
+        """The last change that was taken from the log: no stream has one beyond it, or beyond `last`."""
         self.caught_up = False
         """There was nothing more to read a moment ago."""
 
@@ -102,6 +104,7 @@ class PublishLoop:
         if change.table not in KEYS:
             return
         tenant, fields = entry_of(change)
+        self.newest = change.position
         entry = Entry(change.position, fields)
         for number in range(PARTITIONS) if tenant is None else (JUDGMENTS.index(stream_of(tenant)),):
             if change.position > self.last[number]:
@@ -128,13 +131,15 @@ class PublishLoop:
     async def _surely(self, batches: list[Batch]) -> None:
         """Append, again and again for a while: what is there already is passed over."""
         loop = asyncio.get_running_loop()
-        until_s, pause_s = loop.time() + PATIENCE_S, FIRST_PAUSE_S
+        until_s, pause_s, told = loop.time() + PATIENCE_S, FIRST_PAUSE_S, False
         while True:
             try:
                 return await self._streams.append(batches)
             except StreamsUnavailable as error:
                 if loop.time() + pause_s > until_s:
                     raise
-                log.info("an append to the streams is tried again", extra={"reason": str(error)[:300]})
+                if not told:
+                    log.info("an append to the streams is tried again", extra={"reason": str(error)[:300]})
+                told = True
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

@@ -15,11 +15,11 @@ from typing import Protocol
 
 from judgify_engine.config import StreamsConfig
 from judgify_engine.core.stream_state import GroupKey
-from judgify_engine.core.streams import JUDGMENTS, OWNER, just_before
+from judgify_engine.core.streams import ALERTS, DASHBOARDS, JUDGMENTS, METRICS, OWNER, just_before
 from judgify_engine.errors import StreamCut
 from judgify_engine.pipeline.ports import ChangeSource
 from judgify_engine.pipeline.publish_loop import PublishLoop
-from judgify_engine.pipeline.streams import Group, Streams
+from judgify_engine.pipeline.streams import HELD, Group, Streams
 from judgify_engine.units import MIB, Position
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,8 @@ SAVE_BYTES = 1 * MIB
 SPARE = 0.05
 """The share of the room that is made free beyond what is needed, when a group must skip: not at once again."""
 WARN_AT = 0.8
+FEW = 1000
+"""Entries that stay where nobody but this process can read them: its own memory holds them."""
 
 
 class Progress(Protocol):
@@ -51,7 +53,11 @@ class StreamUpkeep:
         self, loop: PublishLoop, source: ChangeSource, streams: Streams, progress: Progress, config: StreamsConfig
     ) -> None:
         self._loop, self._source, self._streams, self._progress, self._config = loop, source, streams, progress, config
+        self._keep = config.keep_entries if streams.shared else min(FEW, config.keep_entries)
         self._groups: dict[GroupKey, Group] = {}
+        self._others: dict[GroupKey, Group] = {}
+        """Of the other streams."""
+        self._slow: set[GroupKey] = set()
         self._saved: tuple[list[Position], dict[GroupKey, Position]] = ([], {})
         self._saved_lsn = self._confirmed_lsn = 0
         self._settling: deque[tuple[float, int]] = deque()
@@ -72,12 +78,8 @@ class StreamUpkeep:
     async def _look(self) -> None:
         now_s = asyncio.get_running_loop().time()
         last, published = list(self._loop.last), self._loop.published
-        if await self._streams.get(OWNER) is None:
-            raise StreamCut("the streams were emptied")
-        for stream, known, found in zip(JUDGMENTS, last, await self._streams.last(JUDGMENTS), strict=True):
-            if found < known:
-                raise StreamCut(f"{stream} ends at {found}, but had got {known}", stream=stream)
-        self._groups = await self._read_groups()
+        self._groups = await self._read_groups(JUDGMENTS)
+        await self._check(last)  # after the groups: where these are gone with their streams, nobody may forget them
         floors = {key: await self._floor(key[0], group, last) for key, group in self._groups.items()}
         await self._save(published, last, floors)
         self._settling.append((now_s, published))
@@ -86,10 +88,31 @@ class StreamUpkeep:
             self._bounded_s = now_s
             await self._trim(last, floors)
             await self._bound(last, floors)
+            await self._look_at_others()
 
-    async def _read_groups(self) -> dict[GroupKey, Group]:
-        found = await asyncio.gather(*[self._streams.groups(stream) for stream in JUDGMENTS])
-        return {(stream, group.name): group for stream, groups in zip(JUDGMENTS, found, strict=True) for group in groups}
+    async def _check(self, last: Sequence[Position]) -> None:
+        """See that the streams have what they had, and nothing that is not from the log. Raises StreamCut."""
+        if await self._streams.get(OWNER) is None:
+            raise StreamCut("the streams were emptied")
+        for stream, known, found in zip(JUDGMENTS, last, await self._streams.last(JUDGMENTS), strict=True):
+            if found < known:
+                raise StreamCut(f"{stream} ends at {found}, but had got {known}", stream=stream)
+            if found > max(known, self._loop.newest):
+                raise StreamCut(f"{stream} ends at {found}, where somebody else put an entry", stream=stream)
+
+    async def _read_groups(self, streams: Sequence[str]) -> dict[GroupKey, Group]:
+        found = await asyncio.gather(*[self._streams.groups(stream) for stream in streams])
+        return {(stream, group.name): group for stream, groups in zip(streams, found, strict=True) for group in groups}
+
+    async def _look_at_others(self) -> None:
+        """Say which groups of the other streams will soon miss what they have not read: these are bounded by their length."""
+        self._others = await self._read_groups((*DASHBOARDS, ALERTS, METRICS))
+        most = HELD * self._config.keep_dashboard_entries
+        slow = {key for key, group in self._others.items() if group.waiting + group.pending >= WARN_AT * most}
+        for stream, group in sorted(slow - self._slow):
+            facts = {"stream": stream, "group": group, "entries": most}
+            log.error("a group is so far behind that its stream will soon drop what it has not read", extra=facts)
+        self._slow = slow
 
     async def _floor(self, stream: str, group: Group, last: list[Position]) -> Position:
         """Up to where a group has seen to all: just before the oldest entry that it has before it."""
@@ -132,7 +155,7 @@ class StreamUpkeep:
         if (last, floors) == self._trimmed:
             return
         for stream in JUDGMENTS:
-            await self._streams.trim(stream, self._config.keep_entries)
+            await self._streams.trim(stream, self._keep)
         self._trimmed = (last, floors)
 
     async def _bound(self, last: list[Position], floors: dict[GroupKey, Position]) -> None:
@@ -156,19 +179,19 @@ class StreamUpkeep:
                 await self._skip(key, floors[key], last[JUDGMENTS.index(key[0])])
 
     async def _skip(self, key: GroupKey, floor: Position, last: Position) -> None:
-        share = 1 - self._config.max_bytes / self._bytes + SPARE  # ids are places in the log: as much of it as of the bytes
-        end = Position(floor.lsn + max(1, int((last.lsn - floor.lsn) * min(share, 1.0))), 0)
+        share = min(1 - self._config.max_bytes / self._bytes + SPARE, 1.0)
+        end = _part_of(floor, last, share)
         why = f"the streams took {self._bytes} bytes of streams.max_bytes ({self._config.max_bytes})"
         facts = {"stream": key[0], "group": key[1], "after": str(floor), "up_to": str(end), "reason": why}
         log.error("a group that is too far behind was made to skip entries", extra=facts)
         await self._progress.skipped(key, floor, end, why)
         await self._streams.move_group(*key, end)
-        await self._streams.trim(key[0], self._config.keep_entries)
+        await self._streams.trim(key[0], self._keep)
 
     def gauges(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         """For `/metrics`."""
         yield "judgify_stream_bytes", "What the streams of judgments take in memory.", {}, self._bytes
-        for (stream, name), group in self._groups.items():
+        for (stream, name), group in (self._groups | self._others).items():
             labels = {"stream": stream, "group": name}
             yield "judgify_group_waiting_entries", "Entries that a group has still to read.", labels, group.waiting
             yield "judgify_group_pending_entries", "Entries handed out and not acknowledged.", labels, group.pending
@@ -178,6 +201,17 @@ class StreamUpkeep:
             yield "judgify_group_unsafe", text, labels, float((stream, name) in self._unsafe)
         for name, count in self.skips.items():
             yield "judgify_group_skips", "How often a group was made to skip entries.", {"group": name}, count
+
+
+def _part_of(floor: Position, last: Position, share: float) -> Position:
+    """So far on the way from `floor` to `last`. Ids are places in the log: as much of it as of the bytes.
+
+    What is left may be one transaction, whose entries have the same LSN (`just_before` its first one is the LSN before).
+    """
+    if last.lsn - floor.lsn <= 1 and floor < last:
+        first = floor.index + 1 if floor.lsn == last.lsn else 0
+        return Position(last.lsn, first + int((last.index - first) * share))
+    return Position(floor.lsn + max(1, int((last.lsn - floor.lsn) * share)), 0)
 
 
 def _is_behind(group: Group, last: Position) -> bool:

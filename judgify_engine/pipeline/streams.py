@@ -14,6 +14,9 @@ from typing import NamedTuple, Protocol
 from judgify_engine.core.streams import just_before
 from judgify_engine.units import Position
 
+HELD = 10
+"""So many times the entries that stay are held for groups, in streams that have no other bound."""
+
 
 class Entry(NamedTuple):
     """One entry; `id` is where it stands."""
@@ -82,7 +85,7 @@ class Streams(Protocol):
         """The id that each stream got last, also if that entry is trimmed; START where nothing ever came."""
 
     async def add(self, stream: str, fields: Mapping[bytes, bytes], keep: int) -> Position:
-        """Append one entry with the clock as its id; about `keep` of the newest stay."""
+        """Append one entry with the clock as its id; about `keep` of the newest stay, and as `trim` says for `HELD * keep`."""
 
     async def after(self, stream: str, position: Position, count: int) -> list[Entry]:
         """Up to `count` entries that follow on `position`."""
@@ -108,8 +111,8 @@ class Streams(Protocol):
     async def claim(self, stream: str, group: str, consumer: str, idle_s: float, count: int) -> list[Entry]:
         """Take over entries which are pending for longer than `idle_s`: their consumer is taken for dead."""
 
-    async def trim(self, stream: str, keep: int) -> None:
-        """Let about `keep` of the newest stay, and whatever a group has still to see to."""
+    async def trim(self, stream: str, keep: int, most: int = 0) -> None:
+        """Let about `keep` of the newest stay, and whatever a group has still to see to; `most` in all at most (0: any)."""
 
     async def size_bytes(self, streams: Sequence[str]) -> int:
         """What these take in memory."""

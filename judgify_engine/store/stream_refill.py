@@ -5,7 +5,6 @@ checkpoint's LSN on. The rest is put in, each judgment once, as if it had been i
 """
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -17,7 +16,8 @@ from judgify_engine.errors import DatabaseUnavailable
 from judgify_engine.pipeline.streams import Batch, Entry, Streams
 from judgify_engine.store.pool import AWAY
 from judgify_engine.units import Position
-from judgify_engine.wire.entry import entry_of, rfc3339
+from judgify_engine.wire.entry import entry_of, json_float, json_time
+from judgify_engine.wire.pgcopy import POSTGRES_EPOCH_US
 
 TABLE = "judgment_executions"
 PAGE = 1000
@@ -41,8 +41,11 @@ async def refill(
     ends, count = list(last), 0
     there = await _heard(streams, checkpoint)
     try:
+        # Python's own times end with the year 9999.
+        await source.set_type_codec("timestamptz", schema="pg_catalog", encoder=bytes, decoder=_int8, format="binary")
         statement = await source.prepare(_UNHEARD)
-        readers = {one.name: _JSON.get(one.type.name, _as_text) for one in statement.get_attributes()}
+        # As in the log, columns of other types are left out.
+        readers = {one.name: _JSON[one.type.name] for one in statement.get_attributes() if one.type.name in _JSON}
         rows: list[Any] = []
         async for row in statement.cursor(checkpoint.snapshot, prefetch=PAGE, timeout=PAGE_TIMEOUT_S):
             if str(row["id"]) not in there:
@@ -78,7 +81,7 @@ async def _append(
     for number, row in enumerate(rows, before):
         place = Position(lsn - 1, number)
         values = {name: "null" if row[name] is None else read(row[name]) for name, read in readers.items()}
-        tenant, fields = entry_of(Change(place, _time_us(row["created_at"]), TABLE, None, values))
+        tenant, fields = entry_of(Change(place, row["created_at"] + POSTGRES_EPOCH_US, TABLE, None, values))
         assert tenant is not None
         batches.setdefault(JUDGMENTS.index(stream_of(tenant)), []).append(Entry(place, fields))
     await streams.append([Batch(JUDGMENTS[at], ends[at], entries) for at, entries in batches.items()])
@@ -87,8 +90,8 @@ async def _append(
     return len(rows)
 
 
-def _time_us(moment: datetime) -> int:
-    return round(moment.timestamp() * 1_000_000)
+def _int8(data: bytes) -> int:
+    return int.from_bytes(data, "big", signed=True)
 
 
 def _as_text(value: Any) -> str:
@@ -101,8 +104,11 @@ _JSON: dict[str, Callable[[Any], str]] = {
     "int2": str,
     "int4": str,
     "int8": str,
-    "float4": repr,
-    "float8": repr,
+    "float4": json_float,
+    "float8": json_float,
+    "text": _as_text,
+    "varchar": _as_text,
+    "uuid": _as_text,
     "bool": lambda value: "true" if value else "false",
-    "timestamptz": lambda value: f'"{rfc3339(_time_us(value))}"',
+    "timestamptz": json_time,
 }

@@ -19,6 +19,7 @@ from judgify_engine.streams.server import ERRORS, Server
 
 log = logging.getLogger(__name__)
 
+CANCEL_AGAIN_S = 0.5
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 BROKEN = (StreamsUnavailable, *ERRORS, TimeoutError)
 
@@ -57,8 +58,7 @@ class RedisListener:
 
     async def close(self) -> None:
         self.connected = False
-        self._task.cancel()
-        await asyncio.wait((self._task,))
+        await _ended(self._task)
 
     async def _run(self) -> None:
         """One session after the other."""
@@ -221,8 +221,14 @@ class _Line:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+            await _ended(self._task)
         self.release()
         with contextlib.suppress(*BROKEN):
             await self._connection.disconnect(nowait=True)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel it until it has ended: `wait_for` of Python 3.11, by which redis-py sends, loses some cancellations."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=CANCEL_AGAIN_S)

@@ -2,7 +2,7 @@
 
 Bounded: what is held counts in bytes. At the bound, what all groups have seen leaves first; where that is not enough, what
 would be added is refused as a whole (StreamsUnavailable), as Redis refuses at its `maxmemory`. Nothing that a group has still
-to see is dropped here but by `add`, whose streams keep their newest. All calls run to their end without a pause but `read`.
+to see is dropped but where a stream has a bound of its own (`add`). All calls run to their end without a pause but `read`.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from judgify_engine.errors import StreamCut, StreamsUnavailable
-from judgify_engine.pipeline.streams import Batch, Entry, Group, Listener
+from judgify_engine.pipeline.streams import HELD, Batch, Entry, Group, Listener
 from judgify_engine.units import START, Position
 
 ENTRY_BYTES, FIELD_BYTES, VALUE_BYTES = 320, 120, 200
@@ -55,7 +55,7 @@ class MemoryStreams:
         entry = Entry(position, dict(fields))
         self._make_room(_size(entry))
         to.push([entry])
-        to.drop(len(to) - keep)
+        to.trim(keep, HELD * keep)
         return position
 
     async def after(self, stream: str, position: Position, count: int) -> list[Entry]:
@@ -125,9 +125,9 @@ class MemoryStreams:
                 claimed.append(entry)
         return claimed
 
-    async def trim(self, stream: str, keep: int) -> None:
+    async def trim(self, stream: str, keep: int, most: int = 0) -> None:
         if stream in self._streams:
-            self._streams[stream].trim(keep)
+            self._streams[stream].trim(keep, most)
 
     async def size_bytes(self, streams: Sequence[str]) -> int:
         return sum(self._streams[name].bytes for name in streams if name in self._streams)
@@ -259,10 +259,10 @@ class _Stream:
         place = bisect_right(self._ids, id) - 1
         return self._entries[place] if place >= 0 and self._ids[place] == id else None
 
-    def trim(self, keep: int) -> None:
-        """Let go what is neither among the `keep` newest nor to be seen by a group."""
+    def trim(self, keep: int, most: int = 0) -> None:
+        """Let go what is neither among the `keep` newest nor to be seen by a group, and what is beyond the `most` newest."""
         unseen = max((self.count_after(group.floor) for group in self.groups.values()), default=0)
-        self.drop(len(self) - max(keep, unseen))
+        self.drop(len(self) - min(max(keep, unseen), most or len(self)))
 
     def drop(self, count: int) -> None:
         """Let the `count` oldest go."""

@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 from judgify_engine.config import RedisConfig
 from judgify_engine.core.streams import parse_entry_id
 from judgify_engine.errors import StreamCut
-from judgify_engine.pipeline.streams import Batch, Entry, Group, Listener
+from judgify_engine.pipeline.streams import HELD, Batch, Entry, Group, Listener
 from judgify_engine.streams import scripts
 from judgify_engine.streams.health import warnings_of
 from judgify_engine.streams.listener import RedisListener
@@ -57,8 +57,8 @@ class RedisStreams:
         return [START if missing(reply) else _position(self._server.checked(reply)["last-generated-id"]) for reply in replies]
 
     async def add(self, stream: str, fields: Mapping[bytes, bytes], keep: int) -> Position:
-        flat = chain.from_iterable(fields.items())
-        return _position(await self._server.call("XADD", stream, "MAXLEN", "~", keep, "*", *flat))
+        await self.trim(stream, keep, HELD * keep)  # before: what fails has added nothing
+        return _position(await self._server.call("XADD", stream, "*", *chain.from_iterable(fields.items())))
 
     async def after(self, stream: str, position: Position, count: int) -> list[Entry]:
         found = await self._server.call("XRANGE", stream, _id(position), "+", "COUNT", count + 1)
@@ -110,8 +110,8 @@ class RedisStreams:
         found = await self._server.run(scripts.CLAIM, stream, group, consumer, int(idle_s * 1000), count)
         return [Entry(_position(id), dict(zip(flat[::2], flat[1::2], strict=True))) for id, flat in found]
 
-    async def trim(self, stream: str, keep: int) -> None:
-        while await self._server.run(scripts.TRIM, stream, keep, MOST_AT_ONCE) > MOST_AT_ONCE // 2:
+    async def trim(self, stream: str, keep: int, most: int = 0) -> None:
+        while await self._server.run(scripts.TRIM, stream, keep, MOST_AT_ONCE, most) > MOST_AT_ONCE // 2:
             pass
 
     async def size_bytes(self, streams: Sequence[str]) -> int:

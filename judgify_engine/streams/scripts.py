@@ -116,10 +116,15 @@ return claimed
 TRIM = Script(
     _LESS
     + """
--- ARGV: how many stay at least, how many leave at most. Returns how many left: whole nodes of the stream only.
-local most = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1])
+-- ARGV: how many stay at least, how many leave at most, how many stay at most whatever groups have still to see (0: all).
+-- Returns how many left: whole nodes of the stream only.
+local length = redis.call('XLEN', KEYS[1])
+local most = math.min(length - tonumber(ARGV[1]), tonumber(ARGV[2]))
 if most <= 0 then return 0 end
-most = math.min(most, tonumber(ARGV[2]))
+if ARGV[3] ~= '0' and length > tonumber(ARGV[3]) then
+  local left = redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', ARGV[3], 'LIMIT', most)
+  if left > 0 then return left end
+end
 local floor
 for _, reply in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local group = pairs_of(reply)

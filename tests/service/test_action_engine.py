@@ -55,6 +55,19 @@ async def actions_of(client: Client, count: int, state: str) -> list[dict[str, A
     return found
 
 
+async def test_a_second_process_without_redis_leaves_actions_to_the_one_that_fills_its_streams(
+    database: Database, start_engine: Callable[..., Engine], target: Receiver
+) -> None:
+    one, other = start_engine(database, settings=QUICK), start_engine(database, settings=QUICK)
+    for engine, name in ((one, "first"), (other, "second")):
+        async with new_tenant(engine.url, database) as client:
+            assert (await client.put_workflow(name, workflow(target))).status == 201
+            await client.judge(workflow_id=name)
+            await actions_of(client, 1, "succeeded")
+    for engine in (one, other):
+        assert engine.terminate() == 0
+
+
 async def test_in_one_process_without_redis(database: Database, start_engine: Callable[..., Engine], target: Receiver) -> None:
     engine = start_engine(database, settings=QUICK)
     target.answers["/hook"] = [500, 200]

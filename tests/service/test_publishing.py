@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,10 @@ async def test_a_slot_dropped_while_nobody_reads_is_made_up_for_from_the_table(r
     )
     assert running.terminate() == 0
     await database.do(by_hand(400))
+    await database.do("UPDATE judgment_executions SET occurred_at = 'infinity' WHERE id = (SELECT max(id::text) FROM"
+                      " judgment_executions)::uuid")  # fmt: skip
+    await database.do("UPDATE judgment_executions SET occurred_at = '20000-01-01Z' WHERE id = (SELECT id FROM"
+                      " judgment_executions WHERE occurred_at IS NULL ORDER BY id::text DESC LIMIT 1)")  # fmt: skip
     await database.do("SELECT pg_drop_replication_slot($1)", f"{database.slot}_streams")
     await database.do(by_hand(300, "other"))
     running.start()
@@ -279,3 +284,108 @@ async def test_another_worker_goes_on_filling(
     once_each(reader)
     await reader.stop()
     assert engine.terminate() == 0
+
+
+FAR = 1 << 50
+"""A place that no log of a test gets to."""
+
+
+@SLOW
+async def test_streams_ahead_of_the_log_lose_nothing(running: Engine, redis: RedisServer) -> None:
+    database = running.database
+    assert database is not None
+    reader, late = GroupReader(redis.url, "audit"), GroupReader(redis.url, "late")
+    await reader.register()
+    reader.start()
+    await database.do(by_hand(100))
+    await has_read_all(reader, database)
+    await seen_is_saved(database, reader)
+    with redis.client() as direct:
+        direct.xadd(stream_of("demo"), {"by": "hand"}, id=f"{FAR}-0")  # while it fills
+        await database.do(by_hand(100))
+        await until(lambda: "somebody else put an entry" in running.log, "it is noticed")
+        await reader.stop()
+        reader = GroupReader(redis.url, "audit").start()
+        await until(lambda: len(reader.seen) >= 100, "what came after it is there")
+        await seen_is_saved(database, reader)
+        assert running.terminate() == 0
+        await late.register("$")  # unknown to PostgreSQL, and must not be lost
+        direct.xadd(stream_of("demo"), {"by": "hand"}, id=f"{FAR}-0")  # as if the database had been taken back
+    await database.do(by_hand(100, "demo"))
+    running.start()
+    late.start()
+    await until(lambda: len(reader.seen) >= 200 and len(late.seen) >= 100, "what came after it is there", 30)
+    once_each(reader)
+    assert "the database's log does not" in running.log
+    for one in (reader, late):
+        await one.stop()
+    assert running.terminate() == 0
+
+
+@SLOW
+async def test_from_an_old_dump_groups_get_nothing_twice(running: Engine, redis: RedisServer) -> None:
+    database = running.database
+    assert database is not None
+    reader = GroupReader(redis.url, "audit")
+    await reader.register()
+    reader.start()
+    await database.do(by_hand(100))
+    await has_read_all(reader, database)
+    await seen_is_saved(database, reader)
+    await reader.stop()
+    with redis.client() as direct:
+        direct.save()
+        dump = (redis.folder / "dump.rdb").read_bytes()
+    more = GroupReader(redis.url, "audit").start()
+    await database.do(by_hand(100))
+    await until(lambda: len(more.seen) == 100, "it has read more")
+    await seen_is_saved(database, more)
+    await more.stop()
+    redis.kill()
+    (redis.folder / "dump.rdb").write_bytes(dump)
+    redis.start()
+    again = GroupReader(redis.url, "audit").start()
+    await database.do(by_hand(100))
+    await until(lambda: len(again.seen) >= 100, "it goes on", 30)
+    await again.stop()
+    assert not again.seen.keys() & more.seen.keys()
+    assert running.terminate() == 0
+
+
+@SLOW
+async def test_a_full_redis_goes_on_once_groups_have_read(
+    tmp_path: Path, database: Database, start_engine: Callable[..., Engine]
+) -> None:
+    redis = RedisServer(tmp_path / "small", maxmemory="8mb", appendonly="no").start()
+    settings = {"JUDGIFY_REDIS_URL": redis.url, "JUDGIFY_STREAMS_KEEP_ENTRIES": "100"}
+    reader = GroupReader(redis.url, "audit")
+    await reader.register()
+    engine = start_engine(database, settings=settings)
+    await database.do(by_hand(20_000))
+    async with Client(engine.url, "test-token") as client:
+
+        async def says_so() -> bool:
+            return "maxmemory" in (await client.get("/ready")).json["publisher"]
+
+        with redis.client() as direct:
+            await until(lambda: direct.info("memory")["used_memory"] > 8_000_000, "it is full", 60)
+            direct.config_set("maxmemory", "4mb")  # it has no room for the smallest value, until it is trimmed
+        await until(says_so, "a session has failed", 60)
+        reader.start()
+        await has_read_all(reader, database)
+        once_each(reader)
+    assert "nothing on disk" in engine.log, "what endangers the streams is said at the start"
+    await reader.stop()
+    assert engine.terminate() == 0
+    redis.kill()
+
+
+async def test_a_stop_does_not_wait_for_a_redis_that_hangs(running: Engine, redis: RedisServer) -> None:
+    assert redis.process is not None
+    async with Client(running.url, "test-token") as client:
+        await until(lambda: publishes(client), "the streams are filled")
+        redis.process.send_signal(signal.SIGSTOP)
+        await client.judge(70, "test-workflow-0")
+    started_s = time.monotonic()
+    assert running.terminate() == 0
+    assert time.monotonic() - started_s < 10

@@ -324,6 +324,17 @@ async def test_trimming_leaves_what_a_group_has_still_to_see(streams: Streams) -
     assert 2300 <= left[0] <= 2501
 
 
+async def test_adding_leaves_what_a_group_has_still_to_see_up_to_a_bound(streams: Streams) -> None:
+    await streams.make_group("s", "g", START)
+    for n in range(500):
+        await streams.add("s", {b"n": b"%d" % n}, 100)
+    (first,) = await streams.read("s", "g", "c", 1, 0)
+    assert first.fields[b"n"] == b"0"
+    for n in range(500, 1500):
+        await streams.add("s", {b"n": b"%d" % n}, 100)
+    assert 1000 <= len(await streams.after("s", START, 2000)) <= 1210, "ten times as many, whatever it does not read"
+
+
 async def test_nothing_is_claimed_twice_of_what_was_trimmed(streams: Streams) -> None:
     for n in range(5):
         await streams.add(S, {b"n": b"%d" % n}, 100_000)

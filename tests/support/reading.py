@@ -63,7 +63,7 @@ class GroupReader:
         found = await client.xreadgroup(self.group, "reader", dict.fromkeys(streams, ">"), count=500, block=block)
         for stream, entries in found or ():
             for entry_id, fields in entries:
-                if fields["table"] == "judgment_executions" and fields["op"] == "insert":
+                if fields.get("table") == "judgment_executions" and fields["op"] == "insert":
                     self.seen[fields["key"]] += 1
                     self.ids[fields["key"]] = entry_id
             await client.xack(stream, self.group, *[entry_id for entry_id, _ in entries])

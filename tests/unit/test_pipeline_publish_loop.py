@@ -10,13 +10,13 @@ import builders as b
 import pytest
 
 from judgify_engine.config import StreamsConfig
-from judgify_engine.core.streams import JUDGMENTS, OWNER, stream_of
+from judgify_engine.core.streams import ALERTS, JUDGMENTS, OWNER, stream_of
 from judgify_engine.errors import StreamCut, StreamsUnavailable
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline import publish_loop, stream_upkeep
 from judgify_engine.pipeline.publish_loop import PublishLoop
 from judgify_engine.pipeline.stream_upkeep import StreamUpkeep
-from judgify_engine.pipeline.streams import Batch
+from judgify_engine.pipeline.streams import Batch, Entry, Group
 from judgify_engine.streams.memory import MemoryStreams
 from judgify_engine.units import START, Position
 
@@ -160,12 +160,13 @@ class Written:
     """What an upkeep wrote down."""
 
     def __init__(self) -> None:
-        self.published = 0
+        self.published = self.saved = 0
         self.groups: dict[tuple[str, str], Position] = {}
         self.skips: list[tuple[tuple[str, str], Position, Position]] = []
 
     async def save(self, published: int, last: Sequence[Position], groups: dict[tuple[str, str], Position]) -> None:
         self.published, self.groups = published, dict(groups)
+        self.saved += 1
 
     def pass_checkpoint(self, reached_lsn: int) -> bool:
         return False
@@ -262,3 +263,71 @@ async def test_an_emptied_quiet_stream_is_noticed(monkeypatch: pytest.MonkeyPatc
     await streams.empty([STREAM])
     with pytest.raises(StreamCut):
         await StreamUpkeep(loop, MemoryLog([]), streams, Written(), CONFIG).run()
+
+
+async def test_groups_that_are_gone_with_their_stream_are_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams, written = MemoryStreams(ROOM), Written()
+    loop = await filled(streams, 5)
+    await streams.make_group(STREAM, "slow", START)
+    looked = StreamUpkeep(loop, MemoryLog([]), streams, written, CONFIG)
+    ask = streams.groups
+
+    async def emptied_meanwhile(stream: str) -> list[Group]:
+        if stream == STREAM:
+            await streams.empty([STREAM])
+        return await ask(stream)
+
+    monkeypatch.setattr(streams, "groups", emptied_meanwhile)
+    with pytest.raises(StreamCut):
+        await looked.run()
+    assert not written.saved, "what is remembered of the groups stays"
+
+
+async def test_an_entry_that_is_not_from_the_log_is_noticed() -> None:
+    streams = MemoryStreams(ROOM)
+    loop = await filled(streams, 5)
+    await streams.append([Batch(STREAM, START, [Entry(Position(1 << 40, 0), {b"by": b"hand"})])])
+    with pytest.raises(StreamCut, match="somebody else"):
+        await StreamUpkeep(loop, MemoryLog([]), streams, Written(), CONFIG).run()
+
+
+async def test_a_group_that_its_stream_will_leave_behind_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    streams = MemoryStreams(ROOM)
+    loop = await filled(streams, 1)
+    await streams.make_group(ALERTS, "sleepy", START)
+    for _ in range(90):
+        await streams.add(ALERTS, {b"a": b"b"}, 10)
+    await upkeep(streams, loop, StreamsConfig(keep_dashboard_entries=10), monkeypatch)
+    assert "will soon drop" in caplog.text
+    assert "sleepy" in {getattr(record, "group", "") for record in caplog.records}
+
+
+async def test_in_memory_few_stay_whatever_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_upkeep, "FEW", 20)
+    streams = MemoryStreams(ROOM)
+    loop = await filled(streams, 50)
+    await upkeep(streams, loop, StreamsConfig(), monkeypatch)
+    assert len(await streams.after(STREAM, START, 100)) == 20
+
+
+async def test_what_fails_again_and_again_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(publish_loop, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(publish_loop, "LONGEST_PAUSE_S", 0.0)
+    with caplog.at_level("INFO"):
+        await publish(Faulty(dict.fromkeys(range(50), "before")), log_of({100: ["a"]}))
+    assert len(caplog.records) == 1
+
+
+async def test_of_one_huge_transaction_no_more_is_skipped_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = MemoryStreams(ROOM)
+    await streams.put(OWNER, b"us", 3600)
+    loop = await publish(streams, log_of({1000: ["demo"] * 400}))
+    await streams.make_group(STREAM, "slow", START)
+    room = await streams.size_bytes(JUDGMENTS) * 3 // 4
+    await upkeep(streams, loop, StreamsConfig(keep_entries=10, max_bytes=room), monkeypatch, rounds=20)
+    assert await streams.size_bytes(JUDGMENTS) < room
+    assert len(await streams.read(STREAM, "slow", "c", 1000, 0)) >= 200

@@ -10,7 +10,7 @@ import pytest
 
 from judgify_engine.core.model import Change
 from judgify_engine.errors import Corrupt
-from judgify_engine.wire.entry import JSON_READERS, KEYS, entry_of, rfc3339
+from judgify_engine.wire.entry import JSON_READERS, KEYS, MAX_DATA_BYTES, entry_of, rfc3339
 from judgify_engine.wire.pgoutput import Decoder
 
 ID = bytes.fromhex("0198b2c3d4e57f60890a1b2c3d4e5f60")
@@ -100,3 +100,34 @@ def test_a_column_of_a_type_that_nobody_knows_is_left_out() -> None:
 def test_times_are_told_to_the_microsecond(time_us: int) -> None:
     moment = datetime.fromisoformat(rfc3339(time_us))
     assert moment - datetime(1970, 1, 1, tzinfo=UTC) == timedelta(microseconds=time_us)
+
+
+@pytest.mark.parametrize(
+    ("type_oid", "value", "expected"),
+    [
+        (1184, pack(">q", 2**63 - 1), "infinity"),
+        (1184, pack(">q", -(2**63)), "-infinity"),
+        (1184, pack(">q", 9_223_371_331_199_999_999), "294276-12-31T23:59:59.999999Z"),  # the last that PostgreSQL has
+        (1184, pack(">q", -62_798_371_200_000_000), "0009-12-31T00:00:00.000000Z"),
+        (701, pack(">d", float("nan")), "NaN"),
+        (701, pack(">d", float("-inf")), "-Infinity"),
+        (700, pack(">f", float("inf")), "Infinity"),
+    ],
+)
+def test_values_that_json_or_python_lack_are_told_as_text(type_oid: int, value: bytes, expected: str) -> None:
+    relation = b.relation(77, "workflows", [("tenant_id", 25), ("workflow_id", 25), ("odd", type_oid)])
+    (change,) = decoded(relation, b.insert(77, b"t", b"w", value))
+
+    def refuse(text: str) -> None:
+        raise AssertionError(f"{text} is no JSON")
+
+    assert json.loads(entry_of(change)[1][b"data"], parse_constant=refuse)["odd"] == expected
+
+
+def test_of_a_row_that_is_too_large_the_size_is_told() -> None:
+    text = "x" * MAX_DATA_BYTES
+    (change,) = decoded(b.insert(b.JUDGMENTS_OID, *wire_row(input_data=f'"{text}"')))
+    fields = entry_of(change)[1]
+    assert fields[b"key"] == ID_TEXT.encode()
+    assert b"data" not in fields
+    assert int(fields[b"data_bytes"]) > MAX_DATA_BYTES
