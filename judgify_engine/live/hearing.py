@@ -126,6 +126,11 @@ class Hearing:
         """Whether a state of this tenant at a position, of after the last interruption, lacks nothing that was told."""
         return self._beat is not None and self.follows(tenant_id) and position >= self._beat.after(tenant_id)
 
+    def through(self, tenant_id: str, position: Position) -> Position:
+        """Up to where such a state is known to hold: nothing was told between the two."""
+        beat = self._beat
+        return beat.position if beat is not None and self.complete(tenant_id, position) else position
+
     async def run(self, stop: asyncio.Event) -> None:
         """Watch what is needed, until `stop`."""
         self._listener = listener = self._streams.listen(self._hear, self._interrupt)

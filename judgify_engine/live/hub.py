@@ -21,6 +21,7 @@ from judgify_engine.errors import Overloaded, RetryLater
 from judgify_engine.live.feed import Feed
 from judgify_engine.live.view import Client, View
 from judgify_engine.observe.metrics import Metrics
+from judgify_engine.units import Position
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ STANDBY_REFRESH_S = 1.0
 LOOK_S = 0.1
 """How often it is looked for rates that fell, and for views that are to be read."""
 SHORTEST_S = 0.005
+READS = 3
+"""Of a view, for one socket that begins."""
 MENDING = 4
 """Views that look up at once what they missed."""
 SLICE = 20
@@ -40,6 +43,7 @@ class SnapshotSource(Protocol):
     """Where the rollups are."""
 
     async def snapshot(self, key: ViewKey) -> Snapshot: ...
+    async def position(self) -> Position: ...
 
 
 class Hub:
@@ -74,12 +78,27 @@ class Hub:
         view.clients.add(client)
         self.sockets += 1
         try:
-            if view.state is None:
-                await asyncio.shield(self._load(view))
+            await self._be_current(view)
         except BaseException:
             self.leave(client)
             raise
         return client
+
+    async def _be_current(self, view: View) -> None:
+        """A socket may come from another process, one that read the log and is gone: it must not be shown less than there."""
+        if not self._follows():
+            try:
+                view.at_least = max(view.at_least, await self._source.position())
+            except RetryLater:
+                if view.state is None:
+                    raise
+        for _ in range(READS):  # one may have begun before
+            state = view.state
+            if state is not None and (
+                state.recomputing or self._feed.through(view.key.tenant_id, state.position) >= view.at_least
+            ):
+                return
+            await asyncio.shield(self._load(view))
 
     def _new_view(self, key: ViewKey) -> View:
         if len(self._views) >= MAX_VIEWS:
@@ -233,7 +252,8 @@ class Hub:
         if snapshot is None:
             return None
         state = ViewState(view.key, snapshot)
-        return state if await self._catch_up(view, state) else None
+        complete = await self._catch_up(view, state)
+        return state if complete and self._feed.through(view.key.tenant_id, state.position) >= view.at_least else None
 
     async def _mend(self, view: View, state: ViewState) -> bool:
         """Add what was missed, if the streams have it; else the state stays true for its position."""

@@ -9,6 +9,7 @@ import time
 
 from judgify_engine.core.portion import Portion
 from judgify_engine.core.view import ViewKey, ViewState
+from judgify_engine.units import START
 
 MAX_BACKLOG = 10_000
 
@@ -57,6 +58,8 @@ class View:
     def __init__(self, key: ViewKey) -> None:
         self.key = key
         self.state: ViewState | None = None
+        self.at_least = START
+        """What is read anew must not be older."""
         self.clients: set[Client] = set()
         self.loaded_s = self.pushed_s = 0.0
         self.void = False

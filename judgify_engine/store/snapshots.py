@@ -8,7 +8,7 @@ from judgify_engine.core.samples import ALL_WORKFLOWS, EXECUTION_TIME, FINE_S, H
 from judgify_engine.core.view import BUCKETS_S, FRAMES_S, LIVE_WINDOW_S, Snapshot, ViewKey
 from judgify_engine.store.pool import Database
 from judgify_engine.store.rollup_writer import stored_position
-from judgify_engine.units import START
+from judgify_engine.units import START, Position
 
 _WORKFLOWS = """
 SELECT workflow_id, total_executions AS total, total_executions - successful_executions AS failed, rule_executions AS rule,
@@ -33,6 +33,11 @@ class SnapshotReader:
 
     def __init__(self, database: Database, slot: str) -> None:
         self._database, self._slot = database, slot
+
+    async def position(self) -> Position:
+        """Up to where the rollups are computed; START while they are made anew. Raises DatabaseUnavailable, Overloaded."""
+        async with self._database.query() as connection:
+            return await stored_position(connection, self._slot) or START
 
     async def snapshot(self, key: ViewKey) -> Snapshot:
         """The figures of a view and the position that they hold for. Raises DatabaseUnavailable."""

@@ -20,6 +20,9 @@ from judgify_engine.units import Position
 class Empty:
     """Rollups without anything."""
 
+    async def position(self) -> Position:
+        return Position(1, 0)
+
     async def snapshot(self, key: ViewKey) -> Snapshot:
         return Snapshot(Position(1, 0), {}, {}, {}, {})
 
@@ -51,7 +54,7 @@ async def test_different_dashboards_of_a_tenant_are_bounded(hub: Hub) -> None:
     assert hub.sockets == 2
 
 
-class Strange:
+class Strange(Empty):
     """Rollups with a count at one position, that fail once in a way that nobody foresaw."""
 
     def __init__(self) -> None:
@@ -120,3 +123,38 @@ async def test_a_repair_shows_also_where_nobody_tells_of_it(monkeypatch: pytest.
     assert message["workflows"][0]["total_executions"] == 7
     stop.set()
     await running
+
+
+class Moving(Empty):
+    """Rollups that another process adds to, and that nobody tells of."""
+
+    def __init__(self) -> None:
+        self.count = self.reads = 0
+
+    async def position(self) -> Position:
+        return Position(1 + self.count, 0)
+
+    async def snapshot(self, key: ViewKey) -> Snapshot:
+        self.reads += 1
+        workflows = {"w": Sums(self.count, rule=self.count, histogram={})}
+        return Snapshot(await self.position(), workflows, {"ok": self.count}, {}, {})
+
+
+async def test_who_comes_from_another_process_is_not_shown_less_than_there() -> None:
+    source = Moving()
+    hub = Hub(source, lambda: False, load(environ={}).live, Metrics(), NoFeed())
+    await hub.join(key("acme", 0))
+    await hub.join(key("acme", 0))
+    assert source.reads == 1, "nothing has changed"
+    source.count = 7
+    client = await hub.join(key("acme", 0))
+    assert msgspec.json.decode(client.first())["summary"]["total_executions"] == 7
+
+
+async def test_who_reads_the_log_has_it_all_and_asks_nobody() -> None:
+    source = Moving()
+    hub = Hub(source, lambda: True, load(environ={}).live, Metrics(), NoFeed())
+    await hub.join(key("acme", 0))
+    source.count = 7
+    await hub.join(key("acme", 0))
+    assert source.reads == 1

@@ -81,7 +81,7 @@ class Rollups:
     """The tables: counts by tenant, and the position that they hold for."""
 
     def __init__(self) -> None:
-        self.position = BEGAN
+        self.at = BEGAN
         self.counts: Counter[str] = Counter()
         self.reads = 0
         self.sinks: list[Relay | Hub] = []
@@ -89,23 +89,26 @@ class Rollups:
         """Cleared: what was read is not there yet."""
         self.slow.set()
 
+    async def position(self) -> Position:
+        return self.at
+
     async def snapshot(self, key: ViewKey) -> Snapshot:
         self.reads += 1
-        count, position = self.counts[key.tenant_id], self.position
+        count, position = self.counts[key.tenant_id], self.at
         await self.slow.wait()
         return Snapshot(position, {"w": Sums(count, rule=count, histogram={})}, {"ok": count}, {}, {})
 
     def roll_up(self, *tenants: str, truncates: bool = False) -> None:
         """One judgment of each of these is rolled up, and those who follow the log hear of it."""
-        delta = Delta(self.position)
-        lsn = self.position.lsn + 1
+        delta = Delta(self.at)
+        lsn = self.at.lsn + 1
         if truncates:
             self.counts.clear()
             delta.add(change(0, None, None, lsn=lsn))
         for index, tenant in enumerate(tenants, 1):
             delta.add(change(index, None, row(tenant_id=tenant, created_at=(T0 - 1) * 1_000_000), lsn=lsn))
         self.counts.update(tenants)
-        self.position = delta.position
+        self.at = delta.position
         for sink in self.sinks:
             sink.rolled_up(delta, ())
 
@@ -123,7 +126,7 @@ class Process:
         )
         self.relay = Relay(wires, lambda: self.holding, self._whose, lambda: 17, lambda: next(EPOCHS), 20, self.metrics)
         if reads_log:
-            self.relay.begin(rollups.position)
+            self.relay.begin(rollups.at)
 
     async def _whose(self) -> str | None:
         return self.origin
@@ -255,7 +258,7 @@ async def test_after_an_interruption_nothing_is_missed_and_nothing_read_twice(
     assert not pair[1].hearing.hears
     wires.loses = lambda channel: False
     await shows(client, 6)
-    await until(lambda: idle.view.state.position == rollups.position, "it is known that nothing else was missed")
+    await until(lambda: idle.view.state.position == rollups.at, "it is known that nothing else was missed")
     assert (rollups.reads, shown(idle)) == (reads, 0)
     assert not client.view.missed
 
@@ -272,7 +275,7 @@ async def test_what_no_delta_made_is_read_anew_everywhere(pair: Pair, rollups: R
         await shows(client, 2)
     else:
         rollups.counts["acme"] = 40
-        reader.relay.begin(rollups.position)
+        reader.relay.begin(rollups.at)
         await shows(client, 40)
     rollups.roll_up("acme")
     await shows(client, rollups.counts["acme"])
@@ -288,7 +291,7 @@ async def test_another_reader_of_the_log_is_followed(pair: Pair, rollups: Rollup
     rollups.roll_up("acme")  # committed, and told to nobody: its reader died
     other.holding = True
     other.hub.reload()
-    other.relay.begin(rollups.position)
+    other.relay.begin(rollups.at)
     rollups.sinks = [other.relay, other.hub]
     await shows(client, 2)
     rollups.roll_up("acme")
@@ -303,7 +306,7 @@ async def test_a_late_message_of_the_reader_before_changes_nothing(pair: Pair, r
     await shows(client, 1)
     stream = await wires.after(dashboard_stream_of("acme"), BEGAN._replace(index=0), 10)
     old = stream[-1].fields[b"acme"]
-    reader.relay.begin(rollups.position)
+    reader.relay.begin(rollups.at)
     rollups.roll_up("acme")
     await shows(client, 2)
     await wires.send([(notifications_of("acme"), old)] * 3)
@@ -334,7 +337,7 @@ async def test_what_a_foreign_engine_left_in_the_stream_is_not_added(pair: Pair,
     client = await pair[1].watch("acme")
     rollups.roll_up("acme")
     await shows(client, 1)
-    at, foreign = rollups.position, Position(rollups.position.lsn, 50)
+    at, foreign = rollups.at, Position(rollups.at.lsn, 50)
     stream = dashboard_stream_of("acme")
     portion = encode(Portion(2**62, at, foreign, [("w", T0, Sums(7, rule=7, histogram={}))]))
 
@@ -413,7 +416,7 @@ async def test_a_cached_snapshot_serves_only_where_nothing_else_happened_to_the_
 ) -> None:
     await pair[1].watch("acme")
     rollups.counts["acme"] = 40
-    pair[0].relay.begin(rollups.position)
+    pair[0].relay.begin(rollups.at)
     epoch = pair[1].hearing.epoch
     await until(lambda: third.hearing.epoch not in (None, epoch), "it hears that all is new")
     assert shown(await third.watch("acme")) == 40
@@ -457,15 +460,15 @@ async def test_what_waits_of_a_log_that_went_further_is_not_put_in_the_way_of_th
     reader, other = pair
     wires.away = True
     rollups.roll_up("acme")
-    rollups.position = Position(50, -1)  # as after a restore
-    reader.relay.begin(rollups.position)
+    rollups.at = Position(50, -1)  # as after a restore
+    reader.relay.begin(rollups.at)
     wires.away = False
     client = await other.watch("acme")
     wires.loses = lambda channel: channel != NOTIFICATIONS
     for count in range(2, 5):
         rollups.roll_up("acme")
         await shows(client, count)
-    assert await wires.last([dashboard_stream_of("acme")]) == [rollups.position]
+    assert await wires.last([dashboard_stream_of("acme")]) == [rollups.at]
 
 
 @pytest.mark.parametrize(
@@ -549,7 +552,7 @@ async def test_streams_of_a_log_that_went_further_are_emptied(wires: Wires, roll
 
         await until(lambda: wires.sent[notifications_of("acme")], "it is told")
         await until(appended, "it is in the stream")
-        assert await appended() == [rollups.position]
+        assert await appended() == [rollups.at]
 
 
 async def test_streams_keep_so_many_deltas(pair: Pair, rollups: Rollups, wires: Wires) -> None:
