@@ -188,7 +188,8 @@ class RedisCluster:
         for server in self.servers:
             if server not in (source, to):
                 with server.client() as client:
-                    client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(to))
+                    if client.execute_command("ROLE")[0] == b"master":  # replicas hear of it
+                        client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(to))
 
     def kill(self) -> None:
         for server in self.servers:
