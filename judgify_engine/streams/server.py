@@ -168,6 +168,10 @@ class Server:
             raise self.unavailable(error) from error
         except ERRORS as error:
             raise self.unavailable(error) from error
+        except RuntimeError as error:
+            if "handler is closed" not in str(error):  # what uvloop says where asyncio has a ConnectionError
+                raise
+            raise self.unavailable(ConnectionError("the connection was closed")) from error
         except AttributeError as error:
             # When the cluster's client looks at it anew, it closes connections also under others' commands, which then find no
             # reader or writer (redis-py 8.1, seen while slots move).
