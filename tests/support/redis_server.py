@@ -188,7 +188,7 @@ class RedisCluster:
         for server in self.servers:
             if server not in (source, to):
                 with server.client() as client:
-                    if client.info("replication")["role"] == "master":  # a replica hears of it from its primary
+                    if client.execute_command("ROLE")[0] == b"master":  # replicas hear of it
                         client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(to))
 
     def kill(self) -> None:
