@@ -33,7 +33,7 @@ from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.accepted import Accepted
 from judgify_engine.pipeline.access import SCOPES, Access, Grant
 from judgify_engine.pipeline.action_alerts import AlertPerformer
-from judgify_engine.pipeline.action_intake import ActionIntake, join_at_the_end
+from judgify_engine.pipeline.action_intake import ActionIntake, join_group
 from judgify_engine.pipeline.action_loop import ActionLoop
 from judgify_engine.pipeline.batch_loop import BatchLoop
 from judgify_engine.pipeline.judging import Judging
@@ -108,7 +108,7 @@ class Parts:
         owner = secrets.token_hex(8)
         self._actions = ActionLoop(jobs, self._webhooks, alerts, config, owner, metrics, random.Random())
         # The publisher remembers every group that it finds, and puts it back where it stood when the streams are emptied.
-        join = partial(join_at_the_end, streams)
+        join = partial(join_group, streams)
         self._intake = ActionIntake(streams, jobs, join, config.claim_idle_s, metrics, self._actions.wake)
 
     async def _follow(self, tenant_id: str) -> None:
@@ -183,6 +183,7 @@ class Parts:
             tasks.create_task(database.watch(stop), name="database-watch")
         self._followers.start(tasks, stop)
         tasks.create_task(self._act(stop), name="actions")
+        tasks.create_task(self._intake.watch(stop), name="actions-watch")
         for stream in JUDGMENTS:
             tasks.create_task(self._intake.run(stream, stop), name=f"actions-{stream}")
         tasks.create_task(self._reporter.run(stop, lambda: self.admission.retiring), name="report")

@@ -2,7 +2,8 @@
 
 An entry is acknowledged when its jobs are committed, so each is seen at least once; a job is of a judgment and an action, so
 seen twice makes one. What cannot be understood is kept in `action_entries_refused` and acknowledged: nothing waits behind it.
-Entries of a process that died are taken over. Of judgments whose workflow has no actions nothing is asked or written.
+Entries of a process that died are taken over. Of judgments whose workflow has no actions nothing is asked or written, and
+streams whose tenants have none are not read: `watch` finds out which are to be.
 """
 
 import asyncio
@@ -16,10 +17,11 @@ import msgspec
 
 from judgify_engine.core.actions import Plan, plan_of
 from judgify_engine.core.jobs import NewJob, new_job
-from judgify_engine.core.streams import entry_id
+from judgify_engine.core.streams import JUDGMENTS, entry_id, stream_of
 from judgify_engine.errors import JudgifyError, Overloaded, RowRefused
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.streams import Entry, Streams
+from judgify_engine.units import Position
 from judgify_engine.wire.actions import Judged, judged_of
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ GROUP, CONSUMER = "judgify-actions", "engine"
 COUNT = 500
 """Entries in one transaction, at most."""
 WAIT_S = 0.5
+LOOK_S = 2.0
+"""How often it is looked for tenants that have actions; a PUT of a workflow does not wait for that."""
 RETRY_S = 0.5
 JOIN_TIMEOUT_S = 10.0
 REMEMBERED = 10_000
@@ -51,25 +55,32 @@ class RefusedEntry(NamedTuple):
 class JobWriter(Protocol):
     """Where jobs are noted; see store/action_jobs."""
 
+    async def acting_tenants(self) -> Collection[str]: ...
     async def definitions(self, keys: Collection[VersionKey]) -> Mapping[VersionKey, str]: ...
     async def add(self, jobs: Sequence[NewJob], refused: Sequence[RefusedEntry]) -> None: ...
 
 
-async def join_at_the_end(streams: Streams, stream: str) -> None:
-    """Make the group where it is not known, to read what comes from now on. Where it is known it stays as it is."""
-    if all(group.name != GROUP for group in await streams.groups(stream)):
-        (position,) = await streams.last((stream,))
+async def join_group(streams: Streams, stream: str, position: Position | None = None) -> None:
+    """Make the group where it is not known, to read what follows on a position (None: what comes from now on)."""
+    if not await is_known(streams, stream):
+        if position is None:
+            (position,) = await streams.last((stream,))
         await streams.make_group(stream, GROUP, position)
 
 
+async def is_known(streams: Streams, stream: str) -> bool:
+    """Whether the group is on a stream."""
+    return any(group.name == GROUP for group in await streams.groups(stream))
+
+
 class ActionIntake:
-    """Reads all streams. `run` is to be started once for each stream."""
+    """Reads the streams. `run` is to be started once for each stream, and `watch` once."""
 
     def __init__(
         self,
         streams: Streams,
         jobs: JobWriter,
-        join: Callable[[str], Awaitable[None]],
+        join: Callable[[str, Position | None], Awaitable[None]],
         claim_idle_s: float,
         metrics: Metrics,
         added: Callable[[], None],
@@ -78,27 +89,63 @@ class ActionIntake:
         self._streams, self._jobs, self._join, self._metrics, self._added = streams, jobs, join, metrics, added
         self._claim_idle_s = claim_idle_s
         self._joined: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._needed: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._since: dict[str, Position] = {}
+        """Where streams ended when no tenant of theirs had actions yet."""
         self._plans: OrderedDict[VersionKey, Plan | str | None] = OrderedDict()
         """Of versions; as text: why it cannot be read."""
 
     async def joined(self, stream: str) -> None:
         """Returns when the group is on this stream: no judgment that comes from now on is missed. Raises Overloaded."""
+        self._needed[stream].set()
         try:
             async with asyncio.timeout(JOIN_TIMEOUT_S):
                 await self._joined[stream].wait()
         except TimeoutError:
             raise Overloaded("the streams that actions follow cannot be reached yet; try again", retry_after_s=5) from None
 
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Find out which streams are to be followed, until `stop`. One that is followed stays so: its group holds the log.
+
+        Where a stream ends is read before the tenants: so what a workflow has done whose actions are not seen by then, comes
+        after that, also if it was written by hand.
+        """
+        before: Sequence[Position] | None = None
+        while not stop.is_set():
+            try:
+                ends = await self._streams.last(JUDGMENTS)
+                found = {stream_of(tenant_id) for tenant_id in await self._jobs.acting_tenants()}
+                if before is None:
+                    found |= {stream for stream in JUDGMENTS if await is_known(self._streams, stream)}
+                for stream in found:
+                    if not self._needed[stream].is_set():
+                        if before is not None:
+                            self._since[stream] = before[JUDGMENTS.index(stream)]
+                        self._needed[stream].set()
+                before = ends
+            except JudgifyError as error:
+                log.debug("who has actions cannot be asked now", extra={"reason": str(error)})
+            except Exception:  # judging goes on, whatever happens to actions
+                log.exception("who has actions cannot be asked now")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), LOOK_S)
+        for stream in JUDGMENTS:  # whoever waits for it need not any more
+            self._needed[stream].set()
+
     async def run(self, stream: str, stop: asyncio.Event) -> None:
-        """Follow one stream until `stop`. What fails is tried again: first the same entries, then what follows."""
+        """Follow one stream, as soon as that is needed, until `stop`.
+
+        What fails is tried again: first the same entries, then what follows.
+        """
         entries: list[Entry] = []
         joined = failing = False
         claim_s = 0.0
         now_s = asyncio.get_running_loop().time
+        await self._needed[stream].wait()
         while not stop.is_set():
             try:
                 if not joined:
-                    await self._join(stream)
+                    await self._join(stream, self._since.get(stream))
                     joined = True
                     self._joined[stream].set()
                 if not entries and now_s() >= claim_s:

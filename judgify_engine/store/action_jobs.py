@@ -26,6 +26,7 @@ NOTING = 2
 COUNTED = 100_000
 """Jobs are counted so far; more are as bad."""
 
+_ACTING = "SELECT DISTINCT tenant_id FROM workflows WHERE definition ? 'actions'"
 _DEFINITIONS = """
 SELECT v.tenant_id, v.workflow_id, v.version, CASE WHEN v.definition ? 'actions' THEN v.definition::text ELSE '{}' END
   FROM unnest($1::text[], $2::text[], $3::int[]) AS asked(tenant_id, workflow_id, version)
@@ -140,6 +141,11 @@ class ActionJobs:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._noting = asyncio.Semaphore(NOTING)
+
+    async def acting_tenants(self) -> Collection[str]:
+        """The tenants of whom a workflow names actions."""
+        async with self._noting, self._database.query() as connection:
+            return [row[0] for row in await connection.fetch(_ACTING)]
 
     async def definitions(self, keys: Collection[VersionKey]) -> Mapping[VersionKey, str]:
         """The stored definitions of these versions, `{}` for those without actions. What does not exist is not in it."""

@@ -19,7 +19,7 @@ from judgify_engine.core.jobs import Finished, Lane
 from judgify_engine.core.retries import Outcome
 from judgify_engine.core.streams import ALERT_CHANNEL, ALERTS, PERFORMANCE_ALERTS, stream_of
 from judgify_engine.pipeline import action_loop
-from judgify_engine.pipeline.action_intake import GROUP, join_at_the_end
+from judgify_engine.pipeline.action_intake import GROUP, join_group
 from judgify_engine.pipeline.streams import Batch, Entry
 from judgify_engine.store import actions
 from judgify_engine.store.action_jobs import ActionJobs
@@ -173,7 +173,7 @@ async def test_entries_that_mean_nothing_are_kept_and_block_nothing(prepared: Ac
 async def test_entries_of_a_consumer_that_died_are_taken_over(prepared: Acting, target: Receiver) -> None:
     await prepared.workflow(calling(target))
     stream = stream_of(TENANT)
-    await join_at_the_end(prepared.streams, stream)
+    await join_group(prepared.streams, stream)
     await prepared.judge(2)
     assert len(await prepared.streams.read(stream, GROUP, "dead", 10, 1)) == 2
     async with prepared.running():
@@ -314,7 +314,7 @@ async def test_a_tenant_whose_receivers_all_hang_holds_up_no_other(database: Dat
 async def test_a_lease_takes_what_the_bounds_leave_free(prepared: Acting, target: Receiver) -> None:
     await prepared.workflow(calling(target))
     stream = stream_of(TENANT)
-    await join_at_the_end(prepared.streams, stream)
+    await join_group(prepared.streams, stream)
     await prepared.judge(20)
     await prepared.intake.take(stream, await prepared.streams.read(stream, GROUP, "test", 100, 1))
     jobs, lane = ActionJobs(prepared.pools), Lane(TENANT, target.url.removeprefix("http://"))
@@ -332,7 +332,7 @@ async def test_a_lease_takes_what_the_bounds_leave_free(prepared: Acting, target
 async def test_what_a_process_left_behind_is_made_again_with_the_same_id(prepared: Acting, target: Receiver) -> None:
     await prepared.workflow(calling(target))
     stream = stream_of(TENANT)
-    await join_at_the_end(prepared.streams, stream)
+    await join_group(prepared.streams, stream)
     (judgment_id,) = await prepared.judge()
     await prepared.intake.take(stream, await prepared.streams.read(stream, GROUP, "gone", 10, 1))
     jobs = ActionJobs(prepared.pools)

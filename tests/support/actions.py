@@ -17,7 +17,7 @@ from judgify_engine.config import ActionsConfig, Config
 from judgify_engine.core.streams import JUDGMENTS, stream_of
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.action_alerts import AlertPerformer
-from judgify_engine.pipeline.action_intake import ActionIntake, join_at_the_end
+from judgify_engine.pipeline.action_intake import ActionIntake, join_group
 from judgify_engine.pipeline.action_loop import ActionLoop
 from judgify_engine.pipeline.streams import Batch, Entry, Streams
 from judgify_engine.store.action_jobs import ActionJobs
@@ -71,7 +71,7 @@ class Acting:
         self.loop = ActionLoop(jobs, self.webhooks, AlertPerformer(streams, 1000), config, name, self.metrics, random.Random(1))
 
         async def join(stream: str) -> None:
-            await join_at_the_end(streams, stream)
+            await join_group(streams, stream)
 
         self.intake = ActionIntake(streams, jobs, join, config.claim_idle_s, self.metrics, self.loop.wake)
         self._lsn = 1000
@@ -129,6 +129,7 @@ class Acting:
             try:
                 for stream in JUDGMENTS:
                     tasks.create_task(self.intake.run(stream, stop))
+                    tasks.create_task(self.intake.joined(stream))
                 tasks.create_task(self.loop.run(stop))
                 await until(self._joined, "the group has joined")
                 yield self

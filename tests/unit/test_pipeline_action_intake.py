@@ -14,7 +14,7 @@ from judgify_engine.core.streams import stream_of
 from judgify_engine.errors import DatabaseUnavailable, RowRefused
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline import action_intake
-from judgify_engine.pipeline.action_intake import GROUP, ActionIntake, RefusedEntry, VersionKey, join_at_the_end
+from judgify_engine.pipeline.action_intake import GROUP, ActionIntake, RefusedEntry, VersionKey, join_group
 from judgify_engine.pipeline.streams import Batch, Entry
 from judgify_engine.streams.memory import MemoryStreams
 from judgify_engine.units import MIB, Position
@@ -29,11 +29,15 @@ class Table:
     """Remembers what is noted. `fail`: raised by the next `add`s; `hate`: the judgment that it objects to."""
 
     def __init__(self, definitions: dict[VersionKey, str]) -> None:
-        self.known, self.asked = definitions, 0
+        self.known, self.asked, self.looked = definitions, 0, 0
         self.jobs: list[NewJob] = []
         self.refused: list[RefusedEntry] = []
         self.fail: list[Exception] = []
         self.hate = ""
+
+    async def acting_tenants(self) -> Collection[str]:
+        self.looked += 1
+        return {tenant_id for tenant_id, _, _ in self.known}
 
     async def definitions(self, keys: Collection[VersionKey]) -> Mapping[VersionKey, str]:
         self.asked += 1
@@ -61,7 +65,7 @@ class Setup:
         self.table = Table(definitions if definitions is not None else {("acme", "w", 1): ACTING})
         self.metrics = Metrics()
         self.woken = 0
-        join = partial(join_at_the_end, self.streams)
+        join = partial(join_group, self.streams)
         self.intake = ActionIntake(self.streams, self.table, join, 30.0, self.metrics, self._wake)
 
     def _wake(self) -> None:
@@ -82,15 +86,15 @@ class Setup:
 async def test_what_was_there_before_the_group_is_not_acted_on() -> None:
     setup = Setup()
     await setup.append(entry(1))
-    await join_at_the_end(setup.streams, STREAM)
+    await join_group(setup.streams, STREAM)
     await setup.append(entry(2))
-    await join_at_the_end(setup.streams, STREAM)
+    await join_group(setup.streams, STREAM)
     assert [one.id for one in await setup.read()] == [Position(1, 2)]
 
 
 async def test_acknowledged_only_after_the_jobs_are_noted() -> None:
     setup = Setup()
-    await join_at_the_end(setup.streams, STREAM)
+    await join_group(setup.streams, STREAM)
     await setup.append(entry(1))
     entries = await setup.read()
     setup.table.fail = [DatabaseUnavailable("away")]
@@ -104,7 +108,7 @@ async def test_acknowledged_only_after_the_jobs_are_noted() -> None:
 
 async def test_workflows_without_actions_cost_one_question_for_each_version() -> None:
     setup = Setup({("acme", "w", version): "{}" for version in (1, 2)})
-    await join_at_the_end(setup.streams, STREAM)
+    await join_group(setup.streams, STREAM)
     for index, version in enumerate([1, 1, 2, 1, 2]):
         await setup.intake.take(STREAM, [entry(index, version)])
     await setup.intake.take(STREAM, [entry(6, 0)])
@@ -133,7 +137,7 @@ async def test_a_version_that_comes_later_is_found_later() -> None:
 
 async def test_an_entry_that_postgres_objects_to_is_refused_alone() -> None:
     setup = Setup()
-    await join_at_the_end(setup.streams, STREAM)
+    await join_group(setup.streams, STREAM)
     await setup.append(entry(1), entry(2), entry(3))
     setup.table.hate = UUID.format(2)
     await setup.intake.take(STREAM, await setup.read())
@@ -182,3 +186,37 @@ async def test_the_loop_tries_the_same_entries_again(caplog: pytest.LogCaptureFi
     assert [job.judgment_id for job in setup.table.jobs] == [UUID.format(1)]
     assert await setup.pending() == 0
     assert caplog.text.count("actions cannot be taken from the stream") == 1
+
+
+async def test_a_stream_whose_tenants_have_no_actions_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(action_intake, "LOOK_S", 0.001)
+    setup, stop = Setup({}), asyncio.Event()
+    await setup.append(entry(1))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(setup.intake.run(STREAM, stop))
+        tasks.create_task(setup.intake.watch(stop))
+        await until(lambda: setup.table.looked > 3, "it was looked for tenants")
+        assert not await setup.streams.groups(STREAM)
+        # Written by hand: its judgments are in the stream before anybody looks again.
+        setup.table.known["acme", "w", 1] = ACTING
+        await setup.append(entry(2), entry(3))
+        await until(lambda: len(setup.table.jobs) == 2, "those that came after are acted on")
+        stop.set()
+    assert {job.judgment_id for job in setup.table.jobs} == {UUID.format(2), UUID.format(3)}
+
+
+async def test_a_group_that_is_there_is_read_though_nobody_has_actions_any_more() -> None:
+    """Else its stream would be kept for it, and the log, for ever."""
+    setup, stop = Setup({}), asyncio.Event()
+    await join_group(setup.streams, STREAM)
+    await setup.append(entry(1))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(setup.intake.run(STREAM, stop))
+        tasks.create_task(setup.intake.watch(stop))
+
+        async def read() -> bool:
+            ((group),) = await setup.streams.groups(STREAM)
+            return group.waiting == 0 and group.pending == 0
+
+        await until(read, "its entries are seen to")
+        stop.set()
