@@ -167,6 +167,8 @@ class Replication:
             await asyncio.sleep(after_s)
             timeout_s -= after_s
         loop = asyncio.get_running_loop()
+        if self._connection is None:
+            raise DatabaseUnavailable("the stream was closed")
         try:
             socket_fd = self._connection.fileno()
         except psycopg2.Error as error:

@@ -56,12 +56,17 @@ async def ended(tasks: Collection[asyncio.Task[Any]]) -> None:
     One cancellation can get lost: `wait_for` of Python 3.11, which asyncpg uses, drops it when what it waits for is done in
     the same moment.
     """
-    waiting = set(tasks)
+    waiting, interrupted = set(tasks), False
     while waiting:
         for task in waiting:
             task.cancel()
-        _, waiting = await asyncio.wait(waiting, timeout=CANCEL_AGAIN_S)
+        try:
+            _, waiting = await asyncio.wait(waiting, timeout=CANCEL_AGAIN_S)
+        except asyncio.CancelledError:  # whoever waits for us asks again: what these hold is given back all the same
+            interrupted, waiting = True, {task for task in waiting if not task.done()}
     await asyncio.gather(*tasks, return_exceptions=True)
+    if interrupted:
+        raise asyncio.CancelledError
 
 
 async def first_of(coroutines: Mapping[str, Coroutine[Any, Any, None]], leave: Callable[[], Any]) -> None:
