@@ -1,7 +1,7 @@
-"""`bench workers`: what a judgment costs in CPU with 1, 2 and 4 workers, each with the same load.
+"""`bench workers`: what a judgment costs in CPU with 1, 2 and 4 workers, at the same offered rate, in all or for each worker.
 
-More load means more processes; a judgment must not cost more for that. `--shared` tells something else: what it costs to have
-more processes than a load needs, since each of them is woken for fewer requests at a time.
+The same rate in all tells what it costs to have more processes than are needed: each is woken for fewer requests at a time. The
+same rate for each (`--each`) tells what it costs to have more because more comes in.
 
 An engine of its own for each number, with its own PostgreSQL; all run all the time, and one after the other gets its share of
 load (open loop), round after round, so that whatever else the machine does meets all. All publish to a Redis. Counted is the
@@ -42,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bench workers`."""
     parser.description = "CPU per judgment with several numbers of workers, at the same rate."
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="the first is compared with (default: 1 2 4)")
-    parser.add_argument("--rate", type=float, default=1500.0, help="requests per second of a worker (default: 1500)")
-    parser.add_argument("--shared", action="store_true", help="the rate and the connections are those of all workers together")
-    parser.add_argument("--users", type=int, default=32, help="connections of a worker (default: 32)")
+    parser.add_argument("--rate", type=float, default=4000.0, help="requests per second (default: 4000)")
+    parser.add_argument("--each", action="store_true", help="the rate, and the connections, are those of each worker")
+    parser.add_argument("--users", type=int, default=64, help="connections (default: 64)")
     parser.add_argument("--rounds", type=int, default=7, help="of each number (default: 7)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of a round (default: 5)")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON (-: standard output)")
@@ -99,7 +99,7 @@ async def _idle(engines: dict[int, Engine]) -> dict[int, float]:
 
 
 async def _round(engine: Engine, args: argparse.Namespace) -> dict[str, float]:
-    recorder, times = Recorder(), 1 if args.shared else engine.workers
+    recorder, times = Recorder(), engine.workers if args.each else 1
     load = Load(engine.target, recorder, args.users * times, rate_per_s=args.rate * times)
     rows_before, commits_before = await _commits(engine)
     engine_before_s, postgres_before_s = _cpu_s(engine)
@@ -171,7 +171,7 @@ def _report(args: argparse.Namespace, rounds: dict[int, list[dict[str, float]]],
         )
         for workers, found in medians.items()
     ]  # fmt: skip
-    of = "" if args.shared else " for each worker"
+    of = " for each worker" if args.each else ""
     print(f"CPU per judgment at {args.rate:g}/s over {args.users} connections{of}, medians of {args.rounds} rounds")
     print(report.table(heads, rows))
     good = max(ratios.values()) < GOAL

@@ -10,7 +10,6 @@ import random
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from judgify_engine.actions.webhooks import WebhookPerformer
@@ -71,7 +70,9 @@ class Acting:
         self.webhooks = WebhookPerformer(config)
         self.loop = ActionLoop(jobs, self.webhooks, AlertPerformer(streams, 1000), config, name, self.metrics, random.Random(1))
 
-        join = partial(join_group, streams)
+        async def join(stream: str) -> None:
+            await join_group(streams, stream)
+
         self.intake = ActionIntake(streams, jobs, join, config.claim_idle_s, self.metrics, self.loop.wake)
         self._lsn = 1000
 
