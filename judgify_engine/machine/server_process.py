@@ -15,6 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,7 +34,7 @@ SOCKET_PATH_LIMIT = 100  # a Unix socket's path has 107 bytes at most
 LONGEST_SOCKET_NAME = len(".s.PGSQL.5432")
 
 
-class ServerProcess:
+class ServerProcess(ABC):
     """Base of the embedded servers: a process with a log file, kept alive."""
 
     name: ClassVar[str]
@@ -55,29 +56,29 @@ class ServerProcess:
         self._pause_s = 0.0
         self._stopping = False
 
+    @abstractmethod
     def _prepare(self) -> None:
         """Make its files, where they are not there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _command(self) -> list[str | Path]:
         """The program and its arguments."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _wait_until_ready(self) -> None:
         """Raises StartupError when that takes too long, or it ends."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _known_pid(self) -> int | None:
         """Its process id as it wrote that down: of this run, or of one that was killed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _is_ours(self, process: psutil.Process) -> bool:
         """Whether this is the server on our files (what was written down can outlive it, and ids are used again)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _tell_death(self, facts: dict[str, Any]) -> None:
         """It died and is started again."""
-        raise NotImplementedError
 
     def _start(self) -> None:
         """Start the server, making its files on the first run.

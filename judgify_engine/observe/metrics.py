@@ -77,7 +77,6 @@ class Metrics(Collector):
         self.oldest_waiting_commit_us = 0
         """When the oldest change that is decoded and not rolled up was committed; 0: there is none."""
         self.published = 0
-        self.publish_skipped = 0
         self.publishing = 0
         self.published_lsn = 0
         self.publish_wal_end_lsn = 0

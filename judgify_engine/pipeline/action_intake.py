@@ -203,7 +203,7 @@ class ActionIntake:
             self._added()
 
     async def _learn(self, keys: Collection[VersionKey]) -> None:
-        """Have the plans of these versions. One that is not stored (a row written by hand may name any) has none, for now."""
+        """Have the plans of these versions. One that is not stored (a row by hand may name any) is asked for again."""
         for key in keys:
             if key in self._plans:
                 self._plans.move_to_end(key)

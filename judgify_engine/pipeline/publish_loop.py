@@ -111,8 +111,6 @@ class PublishLoop:
                 self._waiting[number].append(entry)
                 self._rows += 1
                 self._bytes += len(fields.get(b"data", b"")) + 200
-            else:
-                self._metrics.publish_skipped += 1
 
     async def _append(self) -> None:
         batches = [
