@@ -10,6 +10,7 @@ import random
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from judgify_engine.actions.webhooks import WebhookPerformer
@@ -70,10 +71,7 @@ class Acting:
         self.webhooks = WebhookPerformer(config)
         self.loop = ActionLoop(jobs, self.webhooks, AlertPerformer(streams, 1000), config, name, self.metrics, random.Random(1))
 
-        async def join(stream: str) -> None:
-            await join_group(streams, stream)
-
-        self.intake = ActionIntake(streams, jobs, join, config.claim_idle_s, self.metrics, self.loop.wake)
+        self.intake = ActionIntake(streams, jobs, partial(join_group, streams), config.claim_idle_s, self.metrics, self.loop.wake)
         self._lsn = 1000
 
     async def workflow(self, definition: dict[str, Any], workflow_id: str = "w", tenant: str = TENANT) -> None:
