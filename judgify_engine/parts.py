@@ -36,6 +36,7 @@ from judgify_engine.pipeline.action_alerts import AlertPerformer
 from judgify_engine.pipeline.action_intake import ActionIntake, join_group
 from judgify_engine.pipeline.action_loop import ActionLoop
 from judgify_engine.pipeline.batch_loop import BatchLoop
+from judgify_engine.pipeline.doze import Doze
 from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.partition_queue import PartitionQueue
 from judgify_engine.pipeline.quarantine_loop import Quarantine
@@ -85,7 +86,8 @@ class Parts:
         self._quarantine = Quarantine(QuarantineStore(judgments), metrics)
         timeout_s = config.http.request_timeout_s
         writer = CopyWriter(judgments, metrics, timeout_s, self._quarantine)
-        self._batches = [BatchLoop(queue, writer, config.batch, metrics, timeout_s) for queue in self.queues]
+        doze = Doze()
+        self._batches = [BatchLoop(queue, writer, config.batch, metrics, timeout_s, doze) for queue in self.queues]
         self._followers = Followers(config, judgments, rollups, streams, metrics)
         self._build_actions()
         quotas = Quotas(max(1, config.workers))

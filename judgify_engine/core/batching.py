@@ -4,11 +4,11 @@ Size, by the law of design.md §3, steered towards a target latency: when the me
 target, shrink by 0.8; under half of it, grow by 1.2. It only looks at full batches when it grows: a small batch that was fast
 says nothing about a large one.
 
-Wait: a commit costs about the same for one row as for ten, which counts when there are many of them. So the first row of a
-batch waits for others, longest (`max_wait_s`) where `COMPANY` of them come in that time; where fewer come, by the square less;
-where more come, by the root less, as where a fixed cost is weighed against time. But nobody waits who is alone, nor when
-everybody is here already: as many as were ever unanswered at once lately, or `ENOUGH`. So who waits for his answer is not held
-up, and where all is busy nothing stands still.
+Wait: a commit costs about the same for one row as for ten, and so does waking a process, which counts when there are many of
+them. So the first row of a batch waits for others: as long as it takes until `ENOUGH` have come, which is longest
+(`max_wait_s`) where they just come in that time; where fewer come, by the square less. But nobody waits who is alone, nor when
+everybody is here already: as many as have sent lately, or were unanswered at once, or `ENOUGH`. So who waits for his answer is
+not held up, and where all is busy nothing stands still.
 """
 
 import math
@@ -17,7 +17,7 @@ from collections import deque
 WINDOW = 10
 SLOW, SHRINK = 1.5, 0.8
 FAST, GROW = 0.5, 1.2
-COMPANY, ENOUGH = 8.0, 16
+ENOUGH = 16
 RATE_MEMORY_S, CROWD_MEMORY_S = 0.1, 0.25
 SHORTEST_WAIT_S = 0.0005
 """Timers are no finer."""
@@ -65,17 +65,21 @@ class Pace:
         """A commit has ended; before it is answered, so many are unanswered, its own among them."""
         self._crowd, self._counted_s = max(unanswered, self._crowd_at(now_s)), now_s
 
-    def enough(self, committing: int, now_s: float) -> int:
-        """How many rows need not wait for more, while so many are being committed."""
-        return min(ENOUGH, max(1, math.ceil(self._crowd_at(now_s)) - committing))
+    def enough(self, senders: int, committing: int, now_s: float) -> int:
+        """How many rows need not wait for more, while so many are being committed, and so many senders are known."""
+        return min(ENOUGH, max(1, max(senders, math.ceil(self._crowd_at(now_s))) - committing))
 
     def wait_s(self, now_s: float) -> float:
         """How long the first row of a batch may wait for others; 0: they are not worth it."""
         if self._began_s is None:
             return 0.0
-        come = self._fading(now_s) * self._rate_per_s * self._max_wait_s / COMPANY
-        wait_s = self._max_wait_s * (come * come if come < 1 else come**-0.5)
+        come = self._fading(now_s) * self._rate_per_s * self._max_wait_s / ENOUGH
+        wait_s = self._max_wait_s * (come * come if come < 1 else 1 / come)
         return wait_s if wait_s >= SHORTEST_WAIT_S else 0.0
+
+    def expected_s(self, rows: int) -> float:
+        """How long it takes until so many more have come, as they came lately."""
+        return rows / self._rate_per_s if self._rate_per_s else math.inf
 
     def _fading(self, now_s: float) -> float:
         assert self._began_s is not None

@@ -21,6 +21,7 @@ from judgify_engine.ingest.direct import Direct
 from judgify_engine.ingest.heads import LONGEST_BODY, LONGEST_HEAD, Heads
 from judgify_engine.ingest.listen import Room
 from judgify_engine.observe.metrics import Metrics
+from judgify_engine.pipeline.partition_queue import Sender
 
 KEEPALIVE_S = 75.0
 """A connection that sends no whole request for so long is closed."""
@@ -50,7 +51,7 @@ class Connection(RequestHandler):
     and `_next_keepalive_close_time` of aiohttp 3.14; tests/unit/test_ingest_connection.py holds it to what they mean.
     """
 
-    __slots__ = ("_answering", "_direct", "_heads", "_held", "_left", "_metrics", "_room", "_timer")
+    __slots__ = ("_answering", "_direct", "_heads", "_held", "_left", "_metrics", "_room", "_sender", "_timer")
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(
@@ -63,7 +64,7 @@ class Connection(RequestHandler):
         )
         self._direct, self._heads, self._room, self._metrics = shared.direct, shared.heads, shared.room, shared.metrics
         self._max_msg_queue_size -= 1  # after a late body the parser of 3.14 stops one message earlier than its handler expects
-        self._answering = False
+        self._answering, self._sender = False, Sender()
         self._left: int | None = 0
         """Bytes of the request that aiohttp's parser is in; 0: it stands between two; None: that is not known any more."""
         self._held = b""
@@ -126,7 +127,7 @@ class Connection(RequestHandler):
     def _take(self, authorization: str, body: bytes) -> bool:
         self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout
         self._answering = True
-        if self._direct.take(authorization, body, self._reply):
+        if self._direct.take(authorization, body, self._reply, self._sender):
             return True
         self._answering = False
         return False

@@ -22,6 +22,7 @@ from judgify_engine.ingest.holding import Holding
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.access import Access
 from judgify_engine.pipeline.judging import Judging
+from judgify_engine.pipeline.partition_queue import Sender
 from judgify_engine.pipeline.ports import Outcome
 from judgify_engine.pipeline.quarantine_loop import Quarantine
 from judgify_engine.pipeline.quotas import Quotas, Spent
@@ -64,7 +65,7 @@ class Direct:
         except JudgifyError:
             return False
 
-    def take(self, authorization: str | None, body: bytes, reply: Reply) -> bool:
+    def take(self, authorization: str | None, body: bytes, reply: Reply, sender: Sender) -> bool:
         """Judge and queue; `reply` gets the whole HTTP answer once. False: nothing was done, take the ordinary way."""
         started_s = time.perf_counter()
         try:
@@ -77,7 +78,7 @@ class Direct:
             return True
         try:
             spent = self._quotas.spend(grant, len(body))
-            begun = self._begin(grant.tenant_id, body, started_s)
+            begun = self._begin(grant.tenant_id, body, started_s, sender)
         except QuotaExceeded as error:
             self._admission.hold(size)
             self._holding.hold(error.hold_s, partial(self._held, error, reply))
@@ -96,14 +97,16 @@ class Direct:
         outcome.add_done_callback(partial(self._committed, judgment, size, started_s, spent, reply))
         return True
 
-    def _begin(self, tenant_id: str, body: bytes, started_s: float) -> "tuple[Judgment, asyncio.Future[Outcome]] | None":
+    def _begin(
+        self, tenant_id: str, body: bytes, started_s: float, sender: Sender
+    ) -> "tuple[Judgment, asyncio.Future[Outcome]] | None":
         if not self._database_available():
             raise DatabaseUnavailable("PostgreSQL is away; nothing was judged or stored")
         admitted_s = time.perf_counter()
         asked = decode_execute(body)
         self._metrics.admit.observe(admitted_s - started_s)
         self._metrics.decode.observe(time.perf_counter() - admitted_s)
-        return self._judging.begin(tenant_id, asked, started_s)
+        return self._judging.begin(tenant_id, asked, started_s, sender)
 
     def _committed(
         self,

@@ -11,6 +11,7 @@ from time import perf_counter
 from judgify_engine.config import BatchConfig
 from judgify_engine.core.batching import BatchSize, Pace
 from judgify_engine.observe.metrics import Metrics
+from judgify_engine.pipeline.doze import Doze
 from judgify_engine.pipeline.partition_queue import PartitionQueue, Waiting
 from judgify_engine.pipeline.ports import JudgmentWriter
 
@@ -23,11 +24,17 @@ class BatchLoop:
     """Takes batches from one queue and has them committed, a few at once."""
 
     def __init__(
-        self, queue: PartitionQueue, writer: JudgmentWriter, config: BatchConfig, metrics: Metrics, timeout_s: float
+        self,
+        queue: PartitionQueue,
+        writer: JudgmentWriter,
+        config: BatchConfig,
+        metrics: Metrics,
+        timeout_s: float,
+        doze: Doze,
     ) -> None:
-        """`timeout_s`: longest time from `put` to an answer."""
+        """`timeout_s`: longest time from `put` to an answer. `doze`: the process's own, shared by all its loops."""
         self._queue, self._writer, self._config, self._metrics = queue, writer, config, metrics
-        self._timeout_s = timeout_s
+        self._timeout_s, self._doze = timeout_s, doze
         self.size = BatchSize(config.min_rows, config.max_rows, config.target_latency_s)
         self._free = asyncio.Semaphore(config.commits_in_flight)
         self._pace = Pace(config.max_wait_s)
@@ -47,9 +54,13 @@ class BatchLoop:
             sweeper.cancel()
 
     async def _gather(self) -> None:
-        queue, now_s = self._queue, perf_counter()
-        enough = min(self._pace.enough(queue.rows - len(queue), now_s), self.size.rows)
-        if len(queue) < enough and (wait_s := self._pace.wait_s(now_s)):
+        queue, pace, now_s = self._queue, self._pace, perf_counter()
+        enough = min(pace.enough(queue.senders, queue.rows - len(queue), now_s), self.size.rows)
+        if len(queue) < enough and (wait_s := pace.wait_s(now_s)):
+            await asyncio.sleep(0)  # takes in what is there
+            missing = enough - len(queue)
+            if missing > 0 and self._doze.sleep(min(wait_s - queue.oldest_age_s, pace.expected_s(missing))):
+                await asyncio.sleep(0)
             await queue.gather(enough, wait_s - queue.oldest_age_s)
 
     async def _sweep(self) -> None:
@@ -61,12 +72,14 @@ class BatchLoop:
 
     async def _commit(self, batch: list[Waiting]) -> None:
         started_s = perf_counter()
+        self._doze.began()
         try:
             outcomes = await self._writer.commit([item.judgment for item in batch])
             for item, outcome in zip(batch, outcomes, strict=True):
                 if not item.outcome.done():  # its sender may have gone
                     item.outcome.set_result(outcome)
         finally:
+            self._doze.ended()
             self._pace.ended(self._queue.rows, perf_counter())
             self._free.release()
             self._queue.done(batch)

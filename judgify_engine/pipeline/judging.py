@@ -20,7 +20,7 @@ from judgify_engine.core.rules import CompiledWorkflow
 from judgify_engine.errors import CommitUnknown, IdempotencyMismatch, JudgifyError, Unavailable
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.accepted import Accepted
-from judgify_engine.pipeline.partition_queue import PartitionQueue
+from judgify_engine.pipeline.partition_queue import PartitionQueue, Sender
 from judgify_engine.pipeline.ports import Outcome, Replayed
 from judgify_engine.pipeline.registry import WorkflowRegistry
 from judgify_engine.wire.answer import encode_answer
@@ -70,7 +70,9 @@ class Judging:
         await asyncio.wait((waiting,))
         return Answer(self.finish(judgment, waiting), False)
 
-    def begin(self, tenant_id: str, asked: Asked, started_s: float) -> "tuple[Judgment, asyncio.Future[Outcome]] | None":
+    def begin(
+        self, tenant_id: str, asked: Asked, started_s: float, sender: Sender
+    ) -> "tuple[Judgment, asyncio.Future[Outcome]] | None":
         """What `execute` does before it waits, for a request without a key; `finish` is the rest.
 
         None: the workflow is not in memory. Raises QueueFull or Draining.
@@ -79,7 +81,7 @@ class Judging:
         if workflow is None:
             return None
         judgment = self._judge(workflow, asked, started_s)
-        return judgment, self._put(judgment)
+        return judgment, self._put(judgment, sender)
 
     def finish(self, judgment: Judgment, waiting: "asyncio.Future[Outcome]") -> bytes:
         """The answer's body, now that the commit has an outcome. Raises that outcome where it is an error."""
@@ -160,8 +162,8 @@ class Judging:
             created_at_us=now_ns // 1000,
         )
 
-    def _put(self, judgment: Judgment) -> "asyncio.Future[Outcome]":
-        return self._queues[partition_of(judgment.tenant_id, len(self._queues))].put(judgment)
+    def _put(self, judgment: Judgment, sender: Sender | None = None) -> "asyncio.Future[Outcome]":
+        return self._queues[partition_of(judgment.tenant_id, len(self._queues))].put(judgment, sender)
 
 
 def _outcome_of(judgment: Judgment, waiting: "asyncio.Future[Outcome]") -> Outcome:

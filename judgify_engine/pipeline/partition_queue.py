@@ -12,6 +12,7 @@ from judgify_engine.core.model import Judgment
 from judgify_engine.errors import CommitUnknown, Draining, QueueFull
 from judgify_engine.pipeline.ports import Outcome
 
+LATELY_S = 0.25
 RESERVE = 4
 """A full queue takes one part in so many more, from tenants who hold less than that themselves."""
 
@@ -23,6 +24,16 @@ class Waiting(NamedTuple):
     outcome: "asyncio.Future[Outcome]"
     since_s: float
     size_bytes: int
+
+
+class Sender:
+    """Who sends one judgment after another: a connection. Lets a queue count how many there are."""
+
+    __slots__ = ("queue", "round")
+
+    def __init__(self) -> None:
+        self.queue: PartitionQueue | None = None
+        self.round = 0
 
 
 class PartitionQueue:
@@ -46,6 +57,8 @@ class PartitionQueue:
         self._arrival, self._enough = asyncio.Event(), 1
         """Set when so many are queued, or it was closed."""
         self._loop = asyncio.get_running_loop()
+        self._round, self._round_began_s = 0, 0.0
+        self._senders = self._senders_before = 0
 
     def __len__(self) -> int:
         return self._count
@@ -55,7 +68,12 @@ class PartitionQueue:
         """How long the oldest judgment that is not being committed yet has waited; 0 when there is none."""
         return perf_counter() - min(line[0].since_s for line in self._waiting.values()) if self._waiting else 0.0
 
-    def put(self, judgment: Judgment) -> "asyncio.Future[Outcome]":
+    @property
+    def senders(self) -> int:
+        """How many have sent something lately; those that `put` was told of."""
+        return max(self._senders, self._senders_before)
+
+    def put(self, judgment: Judgment, sender: Sender | None = None) -> "asyncio.Future[Outcome]":
         """Queue a judgment; the future gets its outcome. Raises QueueFull or Draining; never waits."""
         if self.closed:
             raise Draining("the server is stopping; send this to another one or again later")
@@ -82,9 +100,21 @@ class PartitionQueue:
         self.rows += 1
         self.bytes += size
         self._held[tenant] = (held[0] + 1, held[1] + size)
+        if sender is not None:
+            self._count_sender(sender, now_s)
         if self._count >= self._enough:
             self._arrival.set()
         return future
+
+    def _count_sender(self, sender: Sender, now_s: float) -> None:
+        elapsed_s = now_s - self._round_began_s
+        if elapsed_s >= LATELY_S:
+            self._senders_before = self._senders if elapsed_s < 2 * LATELY_S else 0
+            self._senders, self._round_began_s = 0, now_s
+            self._round += 1
+        if sender.round != self._round or sender.queue is not self:
+            sender.queue, sender.round = self, self._round
+            self._senders += 1
 
     async def wait(self) -> bool:
         """Wait until something is queued. False: the queue is closed and empty."""

@@ -70,8 +70,8 @@ class Acting:
         jobs = ActionJobs(pools)
         self.webhooks = WebhookPerformer(config)
         self.loop = ActionLoop(jobs, self.webhooks, AlertPerformer(streams, 1000), config, name, self.metrics, random.Random(1))
-
-        self.intake = ActionIntake(streams, jobs, partial(join_group, streams), config.claim_idle_s, self.metrics, self.loop.wake)
+        join = partial(join_group, streams)
+        self.intake = ActionIntake(streams, jobs, join, config.claim_idle_s, self.metrics, self.loop.wake)
         self._lsn = 1000
 
     async def workflow(self, definition: dict[str, Any], workflow_id: str = "w", tenant: str = TENANT) -> None:

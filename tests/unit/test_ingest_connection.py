@@ -25,7 +25,7 @@ class Direct:
     def knows(self, authorization: str | None) -> bool:
         return authorization is not None and "wrong" not in authorization
 
-    def take(self, authorization: str | None, body: bytes, reply) -> bool:
+    def take(self, authorization: str | None, body: bytes, reply, sender) -> bool:
         if self.willing:
             self.taken.append((authorization, body))
             asyncio.get_running_loop().call_soon(reply, SHORT, False)

@@ -13,6 +13,7 @@ from judgify_engine.core.model import Judgment
 from judgify_engine.errors import DatabaseUnavailable, RowRefused
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.batch_loop import BatchLoop
+from judgify_engine.pipeline.doze import Doze
 from judgify_engine.pipeline.partition_queue import PartitionQueue
 from judgify_engine.pipeline.ports import Outcome
 
@@ -50,7 +51,7 @@ class Setting:
     def __init__(self, writer: MemoryWriter, *, in_flight: int = 1, max_rows: int = 1000, max_wait_s: float = 0.0) -> None:
         config = BatchConfig(commits_in_flight=in_flight, min_rows=min(10, max_rows), max_rows=max_rows, max_wait_s=max_wait_s)
         self.queue, self.writer, self.metrics = PartitionQueue(0, MANY, MANY), writer, Metrics()
-        self.loop = BatchLoop(self.queue, writer, config, self.metrics, 60.0)
+        self.loop = BatchLoop(self.queue, writer, config, self.metrics, 60.0, Doze())
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Setting"]:

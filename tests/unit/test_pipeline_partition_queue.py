@@ -9,7 +9,8 @@ from builders import judgment, settle
 
 from judgify_engine.core.model import Judgment
 from judgify_engine.errors import CommitUnknown, Draining, QueueFull
-from judgify_engine.pipeline.partition_queue import PartitionQueue
+from judgify_engine.pipeline import partition_queue
+from judgify_engine.pipeline.partition_queue import PartitionQueue, Sender
 
 MANY = 10**9
 
@@ -249,3 +250,30 @@ async def test_gathering_ends_when_the_queue_is_closed() -> None:
     queue.close()
     await asyncio.wait_for(gathering, 5)
     await asyncio.wait_for(queue.gather(2, 3600.0), 5)
+
+
+async def test_senders_are_counted_once_and_forgotten_when_they_stay_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(partition_queue, "perf_counter", lambda: now_s)
+    queue, senders = PartitionQueue(0, MANY, MANY), [Sender() for _ in range(5)]
+    for number in range(20):
+        queue.put(judgment(number), senders[number % 5])
+    assert queue.senders == 5
+    now_s += partition_queue.LATELY_S
+    queue.put(judgment(20), senders[0])
+    assert queue.senders == 5, "the others sent a moment ago"
+    now_s += partition_queue.LATELY_S
+    queue.put(judgment(21), senders[0])
+    assert queue.senders == 1
+    now_s += 10.0
+    queue.put(judgment(22))
+    assert queue.senders == 1, "one of whom nothing is known is not counted"
+
+
+async def test_a_sender_counts_where_he_sends() -> None:
+    queues, sender = [PartitionQueue(number, MANY, MANY) for number in range(2)], Sender()
+    for number in range(4):
+        queues[0].put(judgment(number), sender)
+    assert [queue.senders for queue in queues] == [1, 0]
+    queues[1].put(judgment(4), sender)
+    assert queues[1].senders == 1
