@@ -27,7 +27,7 @@ from judgify_engine.ingest.quarantine import QuarantineRoutes
 from judgify_engine.ingest.scaling import ScalingRoutes
 from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
-from judgify_engine.live.page import PageRoutes
+from judgify_engine.live.page import PageRoutes, with_sessions
 from judgify_engine.live.session import DashboardRoutes
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.accepted import Accepted
@@ -170,7 +170,7 @@ class Parts:
             self.dashboards,
             PageRoutes(TokenStore(judgments), access, config.live.session_ttl_s),
         )
-        return [route for group in groups for route in group.routes()]
+        return with_sessions(route for group in groups for route in group.routes())
 
     def start(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         """Start all loops. Those that commit end when their queues are closed and empty, the others at `stop`."""

@@ -1,12 +1,14 @@
 // Every word of the pages, in English and Korean: `t("key", {name: value})`. A key that one language lacks, and a
 // placeholder that a caller forgets, fail the type check. The language is the browser's, unless the person chose the
 // other one here; it does not change while a page is open (choosing loads the page again), so texts can be made once.
+import * as editor from "./i18n/editor";
 import * as login from "./i18n/login";
 import * as page from "./i18n/page";
 import * as records from "./i18n/records";
+import { preferredLanguage, storageKey } from "./language";
 
-const en = { ...login.en, ...page.en, ...records.en } as const;
-const ko: Record<Key, string> = { ...login.ko, ...page.ko, ...records.ko };
+const en = { ...login.en, ...page.en, ...editor.en, ...records.en } as const;
+const ko: Record<Key, string> = { ...login.ko, ...page.ko, ...editor.ko, ...records.ko };
 export const dictionaries = { en, ko } as const;
 
 export type Key = keyof typeof en;
@@ -19,31 +21,23 @@ export type Values<K extends Key> = [Placeholders<(typeof en)[K]>] extends [neve
 /** The words of a key. Numbers among the values are written as this language writes them. */
 export type Translate = <K extends Key>(key: K, ...values: Values<K>) => string;
 
-const storageKey = "judgify.language";
-
-/** The first of the languages that a browser prefers (`ko-KR`, `en`) which the pages speak; English otherwise. */
-export function pick(preferred: readonly string[]): Language {
-  for (const tag of preferred) {
-    const name = tag.toLowerCase().split("-")[0]!;
-    if (name === "en" || name === "ko") return name;
-  }
-  return "en";
-}
-
-function chosen(): string | null {
-  try {
-    return globalThis.localStorage?.getItem(storageKey) ?? null;
-  } catch {
-    return null; // storage is switched off: follow the browser
-  }
-}
-
-export const language: Language = pick([chosen() ?? "", ...(globalThis.navigator?.languages ?? [])]);
+export const language: Language = preferredLanguage();
 /** For Intl: the browser's own variant of the language (`en-GB`), where it has one. */
 export const locale: string = globalThis.navigator?.languages?.find((tag) => tag.toLowerCase().startsWith(language)) ?? language;
 
+/** Makes `#language` show and choose the language. */
+export function watchLanguage(mayLeave: () => boolean = () => true): void {
+  const select = document.querySelector<HTMLSelectElement>("#language");
+  if (!select) return;
+  select.value = language;
+  select.addEventListener("change", () => {
+    if (mayLeave()) choose(select.value as Language);
+    else select.value = language;
+  });
+}
+
 /** Keeps the choice and loads the page again in that language. */
-export function choose(next: Language): void {
+function choose(next: Language): void {
   try {
     localStorage.setItem(storageKey, next);
   } catch {
@@ -68,10 +62,10 @@ export const t: Translate = (key, ...values) => translate(language, key, values[
  * `data-t-label` its aria-label.
  */
 export function translatePage(root: ParentNode = document): void {
-  document.documentElement.lang = language;
   for (const element of root.querySelectorAll<HTMLElement>("[data-t]")) element.textContent = t(element.dataset.t as "page.tail");
   for (const element of root.querySelectorAll<HTMLElement>("[data-t-title]")) element.title = t(element.dataset.tTitle as "page.tail");
   for (const element of root.querySelectorAll<HTMLElement>("[data-t-label]")) {
     element.setAttribute("aria-label", t(element.dataset.tLabel as "page.tail"));
   }
+  delete document.documentElement.dataset.words; // boot.ts hides what the file says in another language
 }
