@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from judgify_engine.config import LiveConfig
+from judgify_engine.core.dashboards import BUILT_IN, Defined, Needs, needs_of
 from judgify_engine.core.model import Change
 from judgify_engine.core.portion import Portion
 from judgify_engine.core.rollup import Delta
@@ -29,6 +30,8 @@ STANDBY_REFRESH_S = 1.0
 LOOK_S = 0.1
 """How often it is looked for rates that fell, and for views that are to be read."""
 SHORTEST_S = 0.005
+PAUSE_S = 0.25
+"""From one reading of a view to the next because it missed something: what it misses may come all the time."""
 READS = 3
 """Of a view, for one socket that begins."""
 MENDING = 4
@@ -42,8 +45,13 @@ MAX_VIEWS_OF_TENANT = 100
 class SnapshotSource(Protocol):
     """Where the rollups are."""
 
-    async def snapshot(self, key: ViewKey) -> Snapshot: ...
+    async def snapshot(self, key: ViewKey, needs: Needs) -> Snapshot: ...
     async def position(self) -> Position: ...
+
+
+async def built_in(tenant_id: str, dashboard_id: str) -> Defined:
+    """Where nobody defines dashboards."""
+    return Defined(0, BUILT_IN)
 
 
 class Hub:
@@ -57,10 +65,12 @@ class Hub:
         metrics: Metrics,
         feed: Feed,
         verified_s: Callable[[], int | None] = lambda: None,
+        defined: Callable[[str, str], Awaitable[Defined]] = built_in,
     ) -> None:
-        """`verified_s`: up to where the rollups are verified (None: nobody says; it is written down now and then)."""
+        """`verified_s`: up to where the rollups are verified (None: nobody says; it is written down now and then).
+        `defined`: what a tenant's dashboard is just now."""
         self._source, self._follows, self._config, self._metrics, self._feed = source, follows, config, metrics, feed
-        self._verified_s = verified_s
+        self._verified_s, self.defined = verified_s, defined
         self._views: dict[ViewKey, View] = {}
         self._of_tenant: dict[str, set[View]] = {}
         self._due: set[View] = set()
@@ -143,6 +153,22 @@ class Hub:
         for view in self._views.values():
             view.void = True
 
+    def shown(self) -> dict[tuple[str, str], set[int]]:
+        """(tenant, dashboard) to the versions of it that are shown."""
+        found: dict[tuple[str, str], set[int]] = {}
+        for view in self._views.values():
+            if view.state is not None:
+                found.setdefault(view.key[:2], set()).add(view.state.defined.version)
+        return found
+
+    def redefined(self, tenant_id: str, dashboard_id: str) -> None:
+        """A dashboard is another one now: whoever watches it gets all of that."""
+        for view in self._of_tenant.get(tenant_id, ()):
+            if view.key.dashboard_id == dashboard_id:
+                view.void = True
+                self._due.add(view)
+                self._wake.set()
+
     async def run(self, stop: asyncio.Event) -> None:
         """Push, refresh and reload, until `stop`."""
         loop = asyncio.get_running_loop()
@@ -180,7 +206,7 @@ class Hub:
             return
         if view.void or view.missed:
             self._due.discard(view)
-            if view.loading is None and now_s >= view.not_before_s:
+            if view.loading is None and now_s >= max(view.not_before_s, view.missed * (view.loaded_s + PAUSE_S)):
                 self._load(view).add_done_callback(_heard)
             return
         verified_s = self._verified_s()
@@ -227,12 +253,16 @@ class Hub:
     async def _read_anew(self, view: View) -> None:
         loop = asyncio.get_running_loop()
         live, epoch = self._is_live(view), self._feed.epoch
-        snapshot: Snapshot | None = None
         try:
-            state = await self._cached(view)
+            defined = await self.defined(*view.key[:2])
+            state = await self._cached(view, defined)
             if state is None:
-                snapshot = await self._source.snapshot(view.key)
-                state = ViewState(view.key, snapshot)
+                needs = needs_of(defined.dashboard, view.key.workflow_id)
+                snapshot = await self._source.snapshot(view.key, needs)
+                await self._feed.cache.put(
+                    view.key, needs, epoch, snapshot
+                )  # before it becomes a part of a state that moves on
+                state = ViewState(view.key, defined, snapshot)  # the snapshot is a part of it from now on, and changes with it
                 view.missed |= not view.add_backlog(state)
             before, view.state, view.backlog = view.state, state, None
             if before is not None:
@@ -243,15 +273,13 @@ class Hub:
             state.settle()
         finally:
             view.loaded_s = loop.time()
-        if snapshot is not None:
-            await self._feed.cache.put(view.key, epoch, snapshot)
 
-    async def _cached(self, view: View) -> ViewState | None:
+    async def _cached(self, view: View, defined: Defined) -> ViewState | None:
         """The state that another process has read, and all that followed on it."""
-        snapshot = await self._feed.cache.get(view.key)
+        snapshot = await self._feed.cache.get(view.key, needs_of(defined.dashboard, view.key.workflow_id))
         if snapshot is None:
             return None
-        state = ViewState(view.key, snapshot)
+        state = ViewState(view.key, defined, snapshot)
         complete = await self._catch_up(view, state)
         return state if complete and self._feed.through(view.key.tenant_id, state.position) >= view.at_least else None
 

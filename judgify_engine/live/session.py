@@ -8,7 +8,8 @@ import socket
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from judgify_engine.core.view import BUCKETS_S, ViewKey
+from judgify_engine.core.dashboards import BUCKETS_S
+from judgify_engine.core.view import ViewKey
 from judgify_engine.errors import Draining, Forbidden, InvalidField, JudgifyError, Unauthorized
 from judgify_engine.live.hub import Hub
 from judgify_engine.live.page import SESSION_COOKIE, PageRoutes
@@ -45,6 +46,8 @@ class DashboardRoutes:
         secret, kind = _secret_of(request)
         grant = await self._check(secret, kind)
         key = _view_key(request, grant)
+        if not key.timeframe:
+            key = key._replace(timeframe=(await self._hub.defined(key.tenant_id, key.dashboard_id)).dashboard.timeframe)
         socket_ = web.WebSocketResponse(
             protocols=(SUBPROTOCOL,), compress=False, max_msg_size=64 * 1024, timeout=CLOSE_TIMEOUT_S
         )
@@ -137,14 +140,15 @@ def _secret_of(request: web.Request) -> tuple[str, str]:
 
 
 def _view_key(request: web.Request, grant: Grant) -> ViewKey:
+    """What is watched; without a time frame where the request names none."""
     dashboard_id = request.match_info["dashboard_id"]
     if not _DASHBOARD_ID.match(dashboard_id):
         raise InvalidField("dashboard_id: letters, digits and . _ : -, at most 128", field="dashboard_id")
     for name in request.query:
         if name not in ("timeframe", "workflow_id"):
             raise InvalidField(f"unknown parameter {name[:80]!r}; known: timeframe, workflow_id", field=name[:80])
-    timeframe = request.query.get("timeframe", "1h")
-    if timeframe not in BUCKETS_S:
+    timeframe = request.query.get("timeframe", "")
+    if timeframe not in BUCKETS_S and "timeframe" in request.query:
         known = ", ".join(BUCKETS_S)
         raise InvalidField(f"timeframe must be one of {known}, got {timeframe[:40]!r}", field="timeframe")
     workflow_id = request.query.get("workflow_id")

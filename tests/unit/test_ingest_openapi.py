@@ -10,6 +10,7 @@ from aiohttp import web
 from judgify_engine.core.rules import WorkflowDefinition
 from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.actions import ActionRoutes
+from judgify_engine.ingest.dashboards import DefinitionRoutes
 from judgify_engine.ingest.gaps import GapRoutes
 from judgify_engine.ingest.judgments import JudgmentRoutes
 from judgify_engine.ingest.metrics import MetricsRoutes
@@ -40,6 +41,7 @@ def routes() -> list[web.RouteDef]:
         QualityRoutes(anything, anything),
         OperateRoutes(anything, anything, Metrics(), anything, anything, anything, b""),
         DashboardRoutes(anything, anything, Metrics(), anything),
+        DefinitionRoutes(anything, anything, anything, anything),
         GapRoutes(anything, anything),
         ActionRoutes(anything, anything, anything, anything),
         ScalingRoutes(anything, anything),

@@ -7,6 +7,7 @@ import pytest
 from support.waiting import until
 
 from judgify_engine.config import load
+from judgify_engine.core.dashboards import Needs
 from judgify_engine.core.rollup import Sums
 from judgify_engine.core.view import Snapshot, ViewKey
 from judgify_engine.errors import Overloaded
@@ -23,7 +24,7 @@ class Empty:
     async def position(self) -> Position:
         return Position(1, 0)
 
-    async def snapshot(self, key: ViewKey) -> Snapshot:
+    async def snapshot(self, key: ViewKey, needs: Needs) -> Snapshot:
         return Snapshot(Position(1, 0), {}, {}, {}, {})
 
 
@@ -60,7 +61,7 @@ class Strange(Empty):
     def __init__(self) -> None:
         self.count = self.reads = 0
 
-    async def snapshot(self, key: ViewKey) -> Snapshot:
+    async def snapshot(self, key: ViewKey, needs: Needs) -> Snapshot:
         self.reads += 1
         if self.reads == 2:
             raise ValueError("canceling statement due to user request")
@@ -134,7 +135,7 @@ class Moving(Empty):
     async def position(self) -> Position:
         return Position(1 + self.count, 0)
 
-    async def snapshot(self, key: ViewKey) -> Snapshot:
+    async def snapshot(self, key: ViewKey, needs: Needs) -> Snapshot:
         self.reads += 1
         workflows = {"w": Sums(self.count, rule=self.count, histogram={})}
         return Snapshot(await self.position(), workflows, {"ok": self.count}, {}, {})

@@ -13,6 +13,7 @@ from support.waiting import until
 
 from judgify_engine.config import load
 from judgify_engine.core import portion as portion_module
+from judgify_engine.core.dashboards import Needs
 from judgify_engine.core.portion import Beat, Portion
 from judgify_engine.core.rollup import Delta, Sums
 from judgify_engine.core.streams import DASHBOARDS, NOTIFICATIONS, dashboard_stream_of, notifications_of
@@ -92,7 +93,7 @@ class Rollups:
     async def position(self) -> Position:
         return self.at
 
-    async def snapshot(self, key: ViewKey) -> Snapshot:
+    async def snapshot(self, key: ViewKey, needs: Needs) -> Snapshot:
         self.reads += 1
         count, position = self.counts[key.tenant_id], self.at
         await self.slow.wait()

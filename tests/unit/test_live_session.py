@@ -69,7 +69,7 @@ async def stalled(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
         client.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(client, runner.addresses[0])
-        head = "GET /ws/dashboards/d HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        head = "GET /ws/dashboards/d?timeframe=1h HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         head += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer t\r\n\r\n"
         await loop.sock_sendall(client, head.encode())
         before = -1
