@@ -259,10 +259,8 @@ class Hub:
             if state is None:
                 needs = needs_of(defined.dashboard, view.key.workflow_id)
                 snapshot = await self._source.snapshot(view.key, needs)
-                await self._feed.cache.put(
-                    view.key, needs, epoch, snapshot
-                )  # before it becomes a part of a state that moves on
-                state = ViewState(view.key, defined, snapshot)  # the snapshot is a part of it from now on, and changes with it
+                await self._feed.cache.put(view.key, needs, epoch, snapshot)
+                state = ViewState(view.key, defined, snapshot)  # from here on the snapshot is a part of it, and changes with it
                 view.missed |= not view.add_backlog(state)
             before, view.state, view.backlog = view.state, state, None
             if before is not None:

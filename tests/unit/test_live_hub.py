@@ -1,17 +1,20 @@
 """The hub's bounds: one tenant's dashboards leave room for the others'."""
 
 import asyncio
+from collections.abc import Collection
 
 import msgspec
 import pytest
 from support.waiting import until
 
 from judgify_engine.config import load
-from judgify_engine.core.dashboards import Needs
+from judgify_engine.core.dashboards import BUILT_IN, ChartDefinition, Dashboard, Defined, Needs
 from judgify_engine.core.rollup import Sums
 from judgify_engine.core.view import Snapshot, ViewKey
-from judgify_engine.errors import Overloaded
+from judgify_engine.errors import DatabaseUnavailable, Overloaded
+from judgify_engine.live import definitions as definitions_module
 from judgify_engine.live import hub as module
+from judgify_engine.live.definitions import Definitions as DefinitionWatch
 from judgify_engine.live.feed import NoFeed
 from judgify_engine.live.hub import Hub
 from judgify_engine.observe.metrics import Metrics
@@ -159,3 +162,49 @@ async def test_who_reads_the_log_has_it_all_and_asks_nobody() -> None:
     source.count = 7
     await hub.join(key("acme", 0))
     assert source.reads == 1
+
+
+class Definitions:
+    """One dashboard's definition, which changes."""
+
+    def __init__(self) -> None:
+        self.defined = Defined(0, BUILT_IN)
+        self.away = False
+
+    async def current(self, tenant_id: str, dashboard_id: str) -> Defined:
+        return self.defined
+
+    async def versions_of(self, dashboards: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        if self.away:
+            raise DatabaseUnavailable("gone")
+        return {("acme", "d0"): self.defined.version} if self.defined.version else {}
+
+
+async def test_who_watches_a_dashboard_that_is_defined_anew_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a word from whoever changed it; others keep what they have."""
+    monkeypatch.setattr(definitions_module, "LOOK_S", 0.01)
+    source, stop = Definitions(), asyncio.Event()
+    hub = Hub(Empty(), lambda: True, load(environ={}).live, Metrics(), NoFeed(), defined=source.current)
+    watching = DefinitionWatch(source, hub)
+    client = await hub.join(key("acme", 0))
+    assert msgspec.json.decode(client.first())["definition_version"] == 0
+    running = [asyncio.create_task(part.run(stop)) for part in (hub, watching)]
+    for version, name in ((4, "a"), (5, "b"), (0, "count")):
+        chart = ChartDefinition(id=name, type="execution_count_chart")
+        source.defined = Defined(version, Dashboard(name="x", charts=[chart])) if version else Defined(0, BUILT_IN)
+        async with asyncio.timeout(5):
+            message = msgspec.json.decode(await client.next())
+        assert (message["type"], message["definition_version"]) == ("dashboard_update", version)
+        assert name in message["charts"]
+    stop.set()
+    await asyncio.gather(*running)
+
+
+async def test_nobody_is_asked_for_definitions_where_nothing_is_shown() -> None:
+    source = Definitions()
+    source.away = True
+    hub = Hub(Empty(), lambda: True, load(environ={}).live, Metrics(), NoFeed(), defined=source.current)
+    await DefinitionWatch(source, hub).look()
+    await hub.join(key("acme", 0))
+    with pytest.raises(DatabaseUnavailable):
+        await DefinitionWatch(source, hub).look()
