@@ -70,7 +70,7 @@ class Hub:
         """`verified_s`: up to where the rollups are verified (None: nobody says; it is written down now and then).
         `defined`: what a tenant's dashboard is just now."""
         self._source, self._follows, self._config, self._metrics, self._feed = source, follows, config, metrics, feed
-        self._verified_s, self.defined = verified_s, defined
+        self._verified_s, self._defined = verified_s, defined
         self._views: dict[ViewKey, View] = {}
         self._of_tenant: dict[str, set[View]] = {}
         self._due: set[View] = set()
@@ -152,6 +152,13 @@ class Hub:
         """The rollups were changed otherwise than by a delta: read every view anew."""
         for view in self._views.values():
             view.void = True
+
+    async def definition(self, tenant_id: str, dashboard_id: str) -> Defined:
+        """What is shown of a dashboard here, or would be. Raises DatabaseUnavailable."""
+        for view in self._of_tenant.get(tenant_id, ()):
+            if view.key.dashboard_id == dashboard_id and view.state is not None:
+                return view.state.defined
+        return await self._defined(tenant_id, dashboard_id)
 
     def shown(self) -> dict[tuple[str, str], set[int]]:
         """(tenant, dashboard) to the versions of it that are shown."""
@@ -254,7 +261,7 @@ class Hub:
         loop = asyncio.get_running_loop()
         live, epoch = self._is_live(view), self._feed.epoch
         try:
-            defined = await self.defined(*view.key[:2])
+            defined = await self._defined(*view.key[:2])
             state = await self._cached(view, defined)
             if state is None:
                 needs = needs_of(defined.dashboard, view.key.workflow_id)

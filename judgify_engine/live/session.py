@@ -47,7 +47,7 @@ class DashboardRoutes:
         grant = await self._check(secret, kind)
         key = _view_key(request, grant)
         if not key.timeframe:
-            key = key._replace(timeframe=(await self._hub.defined(key.tenant_id, key.dashboard_id)).dashboard.timeframe)
+            key = key._replace(timeframe=(await self._hub.definition(*key[:2])).dashboard.timeframe)
         socket_ = web.WebSocketResponse(
             protocols=(SUBPROTOCOL,), compress=False, max_msg_size=64 * 1024, timeout=CLOSE_TIMEOUT_S
         )
