@@ -42,6 +42,19 @@ class FrameDetails(msgspec.Struct, array_like=True):
     """By metric."""
 
 
+class Changed(msgspec.Struct):
+    """What of the charts is to be told: buckets, buckets of tracked fields by metric, and whether distributions are."""
+
+    buckets: set[int] = set()
+    tracked: dict[str, set[int]] = {}
+    confidences: bool = False
+
+    @property
+    def details(self) -> bool:
+        """Whether there is something that no sums tell of."""
+        return self.confidences or any(self.tracked.values())
+
+
 class ChartState:
     """See the module."""
 
@@ -58,9 +71,8 @@ class ChartState:
         self._forgotten_s = details.since_s
         self._end_s = 0
         """Where the last bucket ends that is over or under way."""
-        self.changed: set[int] = set()
-        self.changed_tracked: dict[str, set[int]] = {metric: set() for metric in needs.fields}
-        self.changed_confidences = False
+        self.changed = Changed()
+        """Since `settle`."""
 
     def can_add(self, details: Details) -> bool:
         """Whether all that the charts need is told."""
@@ -71,7 +83,7 @@ class ChartState:
         if bucket >= self._forgotten_s:
             at(self.sums, bucket).add(sums)
             add_counts(self.times, sums.histogram)
-            self.changed.add(bucket)
+            self.changed.buckets.add(bucket)
 
     def add_result(self, second: int, result: str, count: int) -> None:
         bucket = second - second % self.bucket_s
@@ -82,7 +94,7 @@ class ChartState:
         bucket = second - second % self.bucket_s
         if self._has_confidences and bucket >= self._forgotten_s:
             add_counts(self.confidences.setdefault(bucket, {}), bins)
-            self.changed_confidences = True
+            self.changed.confidences = True
 
     def add_tracked(self, metric: str, second: int, told: Told) -> None:
         """Adds what was told of a field that a chart shows; of another one nothing is kept."""
@@ -93,12 +105,7 @@ class ChartState:
                 buckets[bucket] = told.sample
             else:
                 known.add(told.sample)
-            self.changed_tracked[metric].add(bucket)
-
-    @property
-    def has_changed(self) -> bool:
-        """Whether there is something to tell that no sums tell of."""
-        return self.changed_confidences or any(self.changed_tracked.values())
+            self.changed.tracked.setdefault(metric, set()).add(bucket)
 
     def move_to(self, now_s: float) -> None:
         """Time went by: buckets leave the distribution, and what is to occur in a bucket that begins now shows."""
@@ -106,9 +113,9 @@ class ChartState:
         if before_s in (0, self._end_s):
             return
         left, right = range(before_s - self._frame_s, self._end_s - self._frame_s), range(before_s, self._end_s)
-        self.changed_confidences |= any(start in left for start in self.confidences)
+        self.changed.confidences |= any(start in left for start in self.confidences)
         for metric, buckets in self.tracked.items():
-            self.changed_tracked[metric] |= {start for start in buckets if start in right}
+            self.changed.tracked.setdefault(metric, set()).update(start for start in buckets if start in right)
 
     def forget(self, now_s: float) -> None:
         """What is out of the time frame."""
@@ -123,21 +130,20 @@ class ChartState:
 
     def settle(self) -> None:
         """All was told."""
-        self.changed, self.changed_confidences = set(), False
-        self.changed_tracked = {metric: set() for metric in self.tracked}
+        self.changed = Changed()
 
-    def points(self, chart: ChartDefinition, *, whole: bool) -> list[Point]:
-        """The points of a chart; not `whole`: those that changed (of a distribution all, or none)."""
+    def points(self, chart: ChartDefinition, changed: Changed | None) -> list[Point]:
+        """The points of a chart that changed (of a distribution all, or none); None: all of them."""
         if chart.type == "confidence_chart":
             first_s = self._end_s - self._frame_s
             shown = [bins for start, bins in self.confidences.items() if first_s <= start < self._end_s]
-            return confidence_points(shown) if whole or self.changed_confidences else []
+            return confidence_points(shown) if changed is None or changed.confidences else []
         if chart.type == TRACKED_CHART:
             metric = metrics_of(chart.type, chart.field)[0]
             samples = self.tracked[metric]
-            starts = sorted(samples if whole else self.changed_tracked[metric])
+            starts = sorted(samples if changed is None else changed.tracked.get(metric, ()))
             return tracked_points((start, samples[start]) for start in starts if start in samples and start < self._end_s)
-        starts = sorted(self.sums if whole else self.changed)
+        starts = sorted(self.sums if changed is None else changed.buckets)
         if chart.type == "results_chart":
             return result_points((start, self.results.get(start, {})) for start in starts if start in self.sums)
         return points_of(chart.type, ((start, self.sums[start]) for start in starts if start in self.sums))

@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from judgify_engine.core.chart_points import MAX_WORKFLOWS, busiest, p95_ms, workflow_points
-from judgify_engine.core.chart_state import ChartState, FrameDetails, at
-from judgify_engine.core.dashboards import Defined, needs_of
+from judgify_engine.core.chart_points import MAX_WORKFLOWS, Point, busiest, p95_ms, workflow_points
+from judgify_engine.core.chart_state import Changed, ChartState, FrameDetails, at
+from judgify_engine.core.dashboards import ChartDefinition, Defined, needs_of
 from judgify_engine.core.message import LIVE_WINDOW_S, encode_message, summary_of
 from judgify_engine.core.portion import Portion
 from judgify_engine.core.rollup import Details, Sums
@@ -132,7 +132,7 @@ class ViewState:
     def has_news(self, now_s: float) -> bool:
         """Whether an update would tell anything: figures changed, the rate fell, or (now and then) more is verified."""
         self._charts.move_to(now_s)
-        if self.changed or self._charts.has_changed or abs(self.rate(now_s) - self._last_rate) > 1e-9:
+        if self.changed or self._charts.changed.details or abs(self.rate(now_s) - self._last_rate) > 1e-9:
             return True
         verified, told_s = self._told_verified
         return self.verified_through_s != verified and now_s - told_s >= TELL_VERIFIED_S
@@ -141,14 +141,14 @@ class ViewState:
         """Everything, as `initial_data` or `dashboard_update`."""
         self._charts.forget(now_s)
         self._forget_live(now_s)
-        return self._message(kind, now_s, self._live, busiest(self._workflows), whole=True)
+        return self._message(kind, now_s, self._live, busiest(self._workflows), None)
 
     def update(self, now_s: float) -> bytes:
         """What changed since the last update, as `real_time_update`."""
         workflows = list(self._changed_workflows)
         if len(workflows) > MAX_WORKFLOWS:
             workflows = [name for name in busiest(self._workflows) if name in self._changed_workflows]
-        message = self._message("real_time_update", now_s, self._changed_live, workflows, whole=False)
+        message = self._message("real_time_update", now_s, self._changed_live, workflows, self._charts.changed)
         self._last_rate = self.rate(now_s)
         self._told_verified = (self.verified_through_s, now_s)
         self.settle()
@@ -188,7 +188,7 @@ class ViewState:
         for start in [start for start in self._live if start < self._forgotten_live]:
             del self._live[start]
 
-    def _message(self, kind: str, now_s: float, live: Iterable[int], workflows: list[str], *, whole: bool) -> bytes:
+    def _message(self, kind: str, now_s: float, live: Iterable[int], workflows: list[str], changed: Changed | None) -> bytes:
         charts = self._charts
         charts.move_to(now_s)
         rows = [(name, self._workflows[name]) for name in workflows]
@@ -207,11 +207,12 @@ class ViewState:
             "timeframe": self.key.timeframe,
             "bucket_s": charts.bucket_s,
             "charts": {
-                chart.id: {
-                    "type": chart.type,
-                    "points": workflow_points(rows) if chart.type == "workflows_chart" else charts.points(chart, whole=whole),
-                }
+                chart.id: {"type": chart.type, "points": points}
                 for chart in self.defined.dashboard.charts
+                if (points := self._points(chart, rows, changed)) or changed is None
             },
         }
         return encode_message(head, [(start, self._live[start]) for start in sorted(live) if start in self._live], rows)
+
+    def _points(self, chart: ChartDefinition, rows: list[tuple[str, Sums]], changed: Changed | None) -> list[Point]:
+        return workflow_points(rows) if chart.type == "workflows_chart" else self._charts.points(chart, changed)

@@ -107,24 +107,24 @@ def test_a_distribution_is_that_of_the_apis_frame_and_says_when_it_lost_somethin
     charts = state()
     for start in (T0 - 3600, T0 - 3300, T0):
         charts.add_confidences(start, {18: 1})
-    assert charts.points(CONFIDENCE, whole=False)[18][1] == 2, "the frame begins at T0 - 3300"
+    assert charts.points(CONFIDENCE, charts.changed)[18][1] == 2, "the frame begins at T0 - 3300"
     charts.settle()
-    assert not charts.points(CONFIDENCE, whole=False)
+    assert not charts.points(CONFIDENCE, charts.changed)
     charts.move_to(T0 + 299)
-    assert not charts.has_changed
+    assert not charts.changed.details
     charts.move_to(T0 + 301)
-    assert charts.has_changed
-    assert charts.points(CONFIDENCE, whole=False)[18][1] == 1
+    assert charts.changed.details
+    assert charts.points(CONFIDENCE, charts.changed)[18][1] == 1
 
 
 def test_what_is_to_occur_shows_when_its_bucket_begins() -> None:
     charts = state()
     charts.add_tracked("input.a", T0 + 600, told(sample_of({1: 1}, 1, False)))
-    assert charts.points(VALUE, whole=True) == charts.points(VALUE, whole=False) == []
+    assert charts.points(VALUE, None) == charts.points(VALUE, charts.changed) == []
     charts.settle()
     charts.move_to(T0 + 601)
-    assert charts.has_changed
-    assert [point[0] for point in charts.points(VALUE, whole=False)] == [T0 + 600]
+    assert charts.changed.details
+    assert [point[0] for point in charts.points(VALUE, charts.changed)] == [T0 + 600]
 
 
 def test_what_belongs_before_the_frame_or_to_no_chart_is_passed_over() -> None:
@@ -133,7 +133,7 @@ def test_what_belongs_before_the_frame_or_to_no_chart_is_passed_over() -> None:
     charts.add_tracked("input.b", T0, told(sample_of({1: 1}, 1, False)))
     charts.add_confidences(T0 - 3900, {1: 1})
     charts.add_sums(T0 - 3900, Sums(1, histogram={}))
-    assert not charts.has_changed
+    assert not charts.changed.details
     assert not charts.sums
 
 
@@ -141,7 +141,7 @@ def test_the_same_portion_may_be_added_to_many_states() -> None:
     one, other, told_once = state(), state(), told(sample_of({1: 1}, 1, False))
     for charts in (one, one, other):
         charts.add_tracked("input.a", T0, told_once)
-    assert [charts.points(VALUE, whole=True)[0][1] for charts in (one, other)] == [2, 1]
+    assert [charts.points(VALUE, None)[0][1] for charts in (one, other)] == [2, 1]
 
 
 def test_every_type_of_chart_has_metrics_and_columns_and_the_built_in_ones_are_valid() -> None:

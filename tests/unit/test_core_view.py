@@ -246,7 +246,8 @@ def test_an_update_is_told_once() -> None:
     state.update(NOW_S)
     assert not state.changed
     again = decode(state.update(NOW_S))
-    assert again["charts"]["count"]["points"] == again["live"] == again["workflows"] == []
+    assert again["live"] == again["workflows"] == []
+    assert again["charts"] == {}
     assert again["summary"]["total_executions"] == 1
 
 
@@ -331,7 +332,7 @@ def test_an_update_never_tells_part_of_a_bucket_that_was_forgotten() -> None:
     state.full("dashboard_update", later_s)
     assert state.add(delta_of(change(0, None, rows[0]), base=Position(50, 0)))  # the eleventh
     told = decode(state.update(later_s))
-    assert all(point[1] == 11 for point in [*told["charts"]["count"]["points"], *told["live"]])
+    assert all(point[1] == 11 for point in [*told["charts"].get("count", {}).get("points", []), *told["live"]])
 
 
 def test_a_snapshot_is_at_most_fifty_workflows_the_busiest() -> None:
