@@ -13,6 +13,7 @@ from judgify_engine.core.histogram import MILLIONTHS, quantile
 from judgify_engine.core.portion import Portion
 from judgify_engine.core.rollup import Sums
 from judgify_engine.core.samples import LIVE_S
+from judgify_engine.core.trail import Resume, Trail
 from judgify_engine.units import Position
 
 BUCKETS_S = {"1h": 300, "6h": 1800, "24h": 3600, "7d": 21_600}
@@ -56,6 +57,8 @@ class Snapshot(NamedTuple):
     """Judgments created before it were found equal in the table and the rollups; None: not known."""
     recomputing: bool = False
     """There is no position: the rollups are being computed anew, these figures are of before."""
+    origin: str = ""
+    """Of which history of the rollups the position is (core/trail); empty: of none."""
 
 
 class ViewState:
@@ -64,6 +67,7 @@ class ViewState:
     def __init__(self, key: ViewKey, snapshot: Snapshot) -> None:
         self.key = key
         self.position, self.recomputing = snapshot.position, snapshot.recomputing
+        self.origin, self.trail = "" if snapshot.recomputing else snapshot.origin, Trail(snapshot.position)
         self.verified_through_s = snapshot.verified_through_s
         self._told_verified: tuple[int | None, float] = (snapshot.verified_through_s, 0.0)
         self._workflows = snapshot.workflows
@@ -134,10 +138,22 @@ class ViewState:
         verified, told_s = self._told_verified
         return self.verified_through_s != verified and now_s - told_s >= TELL_VERIFIED_S
 
-    def full(self, kind: str, now_s: float) -> bytes:
+    def full(self, kind: str, now_s: float, recovered: bool | None = None) -> bytes:
         """Everything, as `initial_data` or `dashboard_update`."""
         self._forget_old(now_s)
-        return self._message(kind, now_s, self._chart.keys(), self._live.keys(), self._busiest())
+        return self._message(kind, now_s, self._chart.keys(), self._live.keys(), self._busiest(), recovered)
+
+    def rest(self, resume: Resume, now_s: float) -> bytes | None:
+        """What changed after a position, as `initial_data` for a client that has all up to there. None: that is not known."""
+        if not self.origin or resume.origin != self.origin or resume.position > self.position:
+            return None
+        self._note()
+        changed = self.trail.after(resume.position)
+        if changed is None or len(self._workflows) > MAX_WORKFLOWS:  # which are the busiest may have changed with others
+            return None
+        self._forget_old(now_s)
+        workflows = [name for name in self._busiest() if name in changed.get("workflow", ())]
+        return self._message("initial_data", now_s, changed.get("chart", ()), changed.get("live", ()), workflows, True)
 
     def update(self, now_s: float) -> bytes:
         """What changed since the last update, as `real_time_update`."""
@@ -151,8 +167,11 @@ class ViewState:
         return message
 
     def keep_rate_of(self, before: "ViewState", elapsed_s: float, follows: bool) -> None:
-        """Take over what no rollup holds: the seconds of the rate, and what was told. Without deltas: the difference of the two
-        states."""
+        """Take over what no rollup holds: the seconds of the rate, what was told, and where things changed. Without deltas: the
+        difference of the two states."""
+        if self.origin == before.origin and self.position == before.position:
+            before._note()
+            self.trail = before.trail
         self._last_rate = before._last_rate  # what was told last: a rate that fell since is news
         self._told_verified = before._told_verified
         if follows:
@@ -172,8 +191,18 @@ class ViewState:
 
     def settle(self) -> None:
         """What is here was told in full: the next update tells what comes after."""
+        self._note()
         self.changed = False
         self._changed_chart, self._changed_live, self._changed_workflows = set(), set(), set()
+
+    def _note(self) -> None:
+        """Remember where that which has changed, did."""
+        for kind, parts in (
+            ("chart", self._changed_chart),
+            ("live", self._changed_live),
+            ("workflow", self._changed_workflows),
+        ):
+            self.trail.note(self.position, kind, parts)
 
     def _forget_old(self, now_s: float) -> None:
         self._forgotten_chart = max(self._forgotten_chart, int(now_s) - FRAMES_S[self.key.timeframe] - self._bucket_s)
@@ -186,15 +215,20 @@ class ViewState:
     def _busiest(self) -> list[str]:
         return sorted(self._workflows, key=lambda name: -self._workflows[name].total)[:MAX_WORKFLOWS]
 
-    def _message(self, kind: str, now_s: float, chart: Any, live: Any, workflows: list[str]) -> bytes:
+    def _message(
+        self, kind: str, now_s: float, chart: Any, live: Any, workflows: list[str], recovered: bool | None = None
+    ) -> bytes:
         points = [(start, self._chart[start]) for start in sorted(chart) if start in self._chart]
+        recovery = {} if recovered is None else {"recovered": recovered}
         return msgspec.json.encode(
             {
                 "type": kind,
+                **recovery,
                 "dashboard_id": self.key.dashboard_id,
                 "tenant_id": self.key.tenant_id,
                 "workflow_id": self.key.workflow_id,
                 "position": str(self.position),
+                "resume": f"{self.position}@{self.origin}" if self.origin else None,
                 "recomputing": self.recomputing,
                 "verified_through": None if self.recomputing else self.verified_through_s,
                 "server_time": round(now_s, 3),
