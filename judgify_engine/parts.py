@@ -187,6 +187,7 @@ class Parts:
         for database in {self._judgments, self._rollups}:
             tasks.create_task(database.watch(stop), name="database-watch")
         self._followers.start(tasks, stop)
+        tasks.create_task(self.dashboards.run(stop), name="dashboards")
         tasks.create_task(self._act(stop), name="actions")
         tasks.create_task(self._intake.watch(stop), name="actions-watch")
         for stream in JUDGMENTS:

@@ -128,6 +128,11 @@ class ChartState:
             for start in [start for start in table if start < self._forgotten_s]:
                 del table[start]
 
+    def since(self, buckets: set[int]) -> Changed:
+        """What to tell where these buckets changed since some time ago. What time itself changed is not known: of distributions
+        and tracked fields it is all."""
+        return Changed(buckets, {metric: set(known) for metric, known in self.tracked.items()}, True)
+
     def settle(self) -> None:
         """All was told."""
         self.changed = Changed()

@@ -15,6 +15,7 @@ from judgify_engine.core.message import LIVE_WINDOW_S, encode_message, summary_o
 from judgify_engine.core.portion import Portion
 from judgify_engine.core.rollup import Details, Sums
 from judgify_engine.core.samples import LIVE_S
+from judgify_engine.core.trail import Resume, Trail
 from judgify_engine.units import Position
 
 RATE_WINDOW_S = 5
@@ -48,6 +49,8 @@ class Snapshot(NamedTuple):
     """Judgments created before it were found equal in the table and the rollups; None: not known."""
     recomputing: bool = False
     """There is no position: the rollups are being computed anew, these figures are of before."""
+    origin: str = ""
+    """Of which history of the rollups the position is (core/trail); empty: of none."""
     details: FrameDetails | None = None
 
 
@@ -59,6 +62,7 @@ class ViewState:
         self.key, self.defined = key, defined
         self.needs = needs_of(defined.dashboard, key.workflow_id)
         self.position, self.recomputing = snapshot.position, snapshot.recomputing
+        self.origin, self.trail = "" if snapshot.recomputing else snapshot.origin, Trail(snapshot.position)
         self.verified_through_s = snapshot.verified_through_s
         self._told_verified: tuple[int | None, float] = (snapshot.verified_through_s, 0.0)
         self._workflows = snapshot.workflows
@@ -137,11 +141,25 @@ class ViewState:
         verified, told_s = self._told_verified
         return self.verified_through_s != verified and now_s - told_s >= TELL_VERIFIED_S
 
-    def full(self, kind: str, now_s: float) -> bytes:
+    def full(self, kind: str, now_s: float, recovered: bool | None = None) -> bytes:
         """Everything, as `initial_data` or `dashboard_update`."""
-        self._charts.forget(now_s)
-        self._forget_live(now_s)
-        return self._message(kind, now_s, self._live, busiest(self._workflows), None)
+        self._forget(now_s)
+        return self._message(kind, now_s, self._live, busiest(self._workflows), None, recovered)
+
+    def rest(self, resume: Resume, now_s: float) -> bytes | None:
+        """What changed after a position, as `initial_data` for a client that has all up to there. None: that is not known."""
+        if not self.origin or resume.origin != self.origin or resume.position > self.position:
+            return None
+        if resume.definition_version not in (None, self.defined.version):
+            return None
+        self._note()
+        changed = self.trail.after(resume.position)
+        if changed is None or len(self._workflows) > MAX_WORKFLOWS:  # which are the busiest may have changed with others
+            return None
+        self._forget(now_s)
+        parts: dict[str, Any] = {"live": (), "chart": set(), "workflow": (), **changed}
+        workflows = [name for name in busiest(self._workflows) if name in parts["workflow"]]
+        return self._message("initial_data", now_s, parts["live"], workflows, self._charts.since(parts["chart"]), True)
 
     def update(self, now_s: float) -> bytes:
         """What changed since the last update, as `real_time_update`."""
@@ -155,8 +173,11 @@ class ViewState:
         return message
 
     def keep_rate_of(self, before: "ViewState", elapsed_s: float, follows: bool) -> None:
-        """Take over what no rollup holds: the seconds of the rate, and what was told. Without deltas: the difference of the two
-        states."""
+        """Take over what no rollup holds: the seconds of the rate, what was told, and where things changed. Without deltas: the
+        difference of the two states."""
+        if (self.origin, self.position, self.defined) == (before.origin, before.position, before.defined):
+            before._note()
+            self.trail = before.trail
         self._last_rate = before._last_rate  # what was told last: a rate that fell since is news
         self._told_verified = before._told_verified
         if follows and self.needs.workflow_ids == before.needs.workflow_ids:
@@ -179,26 +200,47 @@ class ViewState:
 
     def settle(self) -> None:
         """What is here was told in full: the next update tells what comes after."""
+        self._note()
         self.changed = False
         self._changed_live, self._changed_workflows = set(), set()
         self._charts.settle()
 
-    def _forget_live(self, now_s: float) -> None:
+    def _note(self) -> None:
+        """Remember where that which has changed, did."""
+        for kind, parts in (
+            ("chart", self._charts.changed.buckets),
+            ("live", self._changed_live),
+            ("workflow", self._changed_workflows),
+        ):
+            self.trail.note(self.position, kind, parts)
+
+    def _forget(self, now_s: float) -> None:
+        self._charts.forget(now_s)
         self._forgotten_live = max(self._forgotten_live, int(now_s) - LIVE_WINDOW_S)
         for start in [start for start in self._live if start < self._forgotten_live]:
             del self._live[start]
 
-    def _message(self, kind: str, now_s: float, live: Iterable[int], workflows: list[str], changed: Changed | None) -> bytes:
+    def _message(
+        self,
+        kind: str,
+        now_s: float,
+        live: Iterable[int],
+        workflows: list[str],
+        changed: Changed | None,
+        recovered: bool | None = None,
+    ) -> bytes:
         charts = self._charts
         charts.move_to(now_s)
         rows = [(name, self._workflows[name]) for name in workflows]
         head: dict[str, Any] = {
             "type": kind,
+            **({} if recovered is None else {"recovered": recovered}),
             "dashboard_id": self.key.dashboard_id,
             "definition_version": self.defined.version,
             "tenant_id": self.key.tenant_id,
             "workflow_id": self.key.workflow_id,
             "position": str(self.position),
+            "resume": f"{self.position}@{self.origin}" if self.origin else None,
             "recomputing": self.recomputing,
             "verified_through": None if self.recomputing else self.verified_through_s,
             "server_time": round(now_s, 3),

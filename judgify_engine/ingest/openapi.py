@@ -269,6 +269,8 @@ _OPERATIONS = (
             _parameter("dashboard_id", "path", {"type": "string"}, "Any id; an undefined one shows the default charts."),
             _parameter("timeframe", "query", {"enum": list(BUCKETS_S)}, "Of the charts; absent: as defined."),
             _parameter("workflow_id", "query", {"type": "string"}, "Of this workflow only."),
+            _parameter("position", "query", {"type": "string"}, "`resume` of the last message seen: go on from there."),
+            _parameter("definition_version", "query", {"type": "integer", "minimum": 0}, "Of the last message seen."),
         ),
     ),
 )  # fmt: skip

@@ -21,6 +21,14 @@ SELECT workflow_id, total_executions AS total, total_executions - successful_exe
   FROM judgment_metrics_total WHERE tenant_id = $1 AND ($2::text[] IS NULL OR workflow_id = ANY($2))
 """
 _VERIFIED = "SELECT verified_through FROM reconciliation WHERE slot_name = $1"
+# Positions of two histories of the rollups say nothing of each other: another server or timeline, or rollups that were made
+# what they are otherwise than by deltas.
+_ORIGIN = """
+SELECT left(md5(concat_ws('/', p.slot_name, p.system_identifier, p.timeline,
+         (SELECT extract(epoch FROM max(recompute_finished_at)) FROM cdc_gaps WHERE slot_name = $1),
+         (SELECT extract(epoch FROM max(finished_at)) FROM rollup_repairs WHERE slot_name = $1))), 16)
+  FROM cdc_positions AS p WHERE p.slot_name = $1
+"""
 _SERVER = "SELECT system_identifier FROM cdc_positions WHERE slot_name = $1"
 _RESULTS = """
 SELECT result, sum(total_executions)::bigint AS total FROM judgment_results_total
@@ -57,6 +65,7 @@ class SnapshotReader:
         ):
             position = await stored_position(connection, self._slot)
             verified = await connection.fetchval(_VERIFIED, self._slot)
+            origin = await connection.fetchval(_ORIGIN, self._slot)
             workflows = await connection.fetch(_WORKFLOWS, *who)
             results = await connection.fetch(_RESULTS, *who)
             place = key.tenant_id, list(needs.workflow_ids) or [ALL_WORKFLOWS]
@@ -77,6 +86,7 @@ class SnapshotReader:
             verified_through_s=None if verified is None else int(verified.timestamp()),
             recomputing=position is None,
             details=details,
+            origin=origin or "",
         )
 
     async def origin(self) -> str | None:

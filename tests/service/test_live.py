@@ -17,7 +17,7 @@ from support.engine import Engine
 from support.waiting import until
 
 FIELDS = {
-    "type", "dashboard_id", "definition_version",
+    "type", "dashboard_id", "definition_version", "resume",
     "tenant_id", "workflow_id", "position", "recomputing", "verified_through", "server_time",
     "rate_per_s", "summary",
     "timeframe", "bucket_s", "charts", "live_bucket_s", "live_window_s", "live", "workflows",

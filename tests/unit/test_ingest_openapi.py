@@ -27,7 +27,7 @@ from judgify_engine.wire.request import decode_body, decode_execute
 
 DOCUMENT: dict[str, Any] = msgspec.json.decode(build_openapi())
 OPERATIONS = [(method, path, op) for path, ops in DOCUMENT["paths"].items() for method, op in ops.items()]
-OWN = {"/openapi.json", "/docs"}  # what shows the document is not in it
+OWN = {"/openapi.json", "/docs", "/api/v1/asyncapi.json"}  # the documents are not in it, nor what shows them
 
 
 def routes() -> list[web.RouteDef]:

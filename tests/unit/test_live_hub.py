@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,6 +20,19 @@ from judgify_engine.live.feed import NoFeed
 from judgify_engine.live.hub import Hub
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.units import Position
+from judgify_engine.wire.websocket import Message
+
+
+class Sink:
+    """A socket that takes everything, or nothing while it is paused."""
+
+    def __init__(self) -> None:
+        self.paused = False
+        self.messages: list[dict[str, Any]] = []
+
+    def send(self, message: Message) -> None:
+        assert not self.paused
+        self.messages.append(msgspec.json.decode(message.payload))
 
 
 class Empty:
@@ -100,16 +114,20 @@ class Ear(NoFeed):
         self.needed.discard(tenant_id)
 
 
-async def test_a_tenant_without_dashboards_is_not_heard_for_ever() -> None:
+async def test_a_tenant_without_dashboards_is_not_heard_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last one leaves when its view is about to be read anew."""
-    ear = Ear()
+    monkeypatch.setattr(module, "KEEP_S", 0.02)
+    ear, stop = Ear(), asyncio.Event()
     hub = Hub(Empty(), lambda: True, load(environ={}).live, Metrics(), ear)
     client = await hub.join(key("acme", 0))
     assert ear.needed == {"acme"}
     reading = hub._load(client.view)
     hub.leave(client)
     await reading
-    assert not ear.needed
+    running = asyncio.create_task(hub.run(stop))
+    await until(lambda: not ear.needed, "it is not heard any more", 5)
+    stop.set()
+    await running
 
 
 async def test_a_repair_shows_also_where_nobody_tells_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,9 +138,11 @@ async def test_a_repair_shows_also_where_nobody_tells_of_it(monkeypatch: pytest.
     hub = Hub(source, lambda: False, load(environ={}).live, Metrics(), NoFeed())
     client = await hub.join(key("acme", 0))
     source.count, source.reads = 7, 2
+    sink = Sink()
+    client.begin(sink)
     running = asyncio.create_task(hub.run(stop))
-    async with asyncio.timeout(5):
-        message = msgspec.json.decode(await client.next())
+    await until(lambda: len(sink.messages) > 1, "it is told", 5)
+    message = sink.messages[-1]
     assert message["type"] == "dashboard_update"
     assert message["workflows"][0]["total_executions"] == 7
     stop.set()
@@ -152,7 +172,9 @@ async def test_who_comes_from_another_process_is_not_shown_less_than_there() -> 
     assert source.reads == 1, "nothing has changed"
     source.count = 7
     client = await hub.join(key("acme", 0))
-    assert msgspec.json.decode(client.first())["summary"]["total_executions"] == 7
+    sink = Sink()
+    client.begin(sink)
+    assert sink.messages[0]["summary"]["total_executions"] == 7
 
 
 async def test_who_reads_the_log_has_it_all_and_asks_nobody() -> None:
@@ -186,16 +208,16 @@ async def test_who_watches_a_dashboard_that_is_defined_anew_gets_all_of_it(monke
     source, stop = Definitions(), asyncio.Event()
     hub = Hub(Empty(), lambda: True, load(environ={}).live, Metrics(), NoFeed(), defined=source.current)
     watching = DefinitionWatch(source, hub)
-    client = await hub.join(key("acme", 0))
-    assert msgspec.json.decode(client.first())["definition_version"] == 0
+    client, sink = await hub.join(key("acme", 0)), Sink()
+    client.begin(sink)
+    assert sink.messages[0]["definition_version"] == 0
     running = [asyncio.create_task(part.run(stop)) for part in (hub, watching)]
     for version, name in ((4, "a"), (5, "b"), (0, "count")):
         chart = ChartDefinition(id=name, type="execution_count_chart")
         source.defined = Defined(version, Dashboard(name="x", charts=[chart])) if version else Defined(0, BUILT_IN)
-        async with asyncio.timeout(5):
-            message = msgspec.json.decode(await client.next())
-        assert (message["type"], message["definition_version"]) == ("dashboard_update", version)
-        assert name in message["charts"]
+        await until(lambda version=version: sink.messages[-1]["definition_version"] == version, "the new definition is told", 5)
+        assert sink.messages[-1]["type"] == "dashboard_update"
+        assert name in sink.messages[-1]["charts"]
     stop.set()
     await asyncio.gather(*running)
 

@@ -178,6 +178,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hearing_module, "LOOK_S", 0.01)
     monkeypatch.setattr(hearing_module, "LINGER_S", 0.05)
     monkeypatch.setattr(hub_module, "LOOK_S", 0.01)
+    monkeypatch.setattr(hub_module, "KEEP_S", 0.05)
     monkeypatch.setattr(hub_module, "STANDBY_REFRESH_S", 30.0)  # what shows came by the relay
 
 
