@@ -18,6 +18,7 @@ from judgify_engine.core.portion import Portion
 from judgify_engine.core.rollup import Delta, Sums
 from judgify_engine.core.samples import CONFIDENCE, LIVE_S, Sample, together, told
 from judgify_engine.core.tracking import Tracking
+from judgify_engine.core.trail import Resume
 from judgify_engine.core.view import Snapshot, ViewKey, ViewState
 from judgify_engine.units import START, Position
 from judgify_engine.wire.portion import decode_portion, encode
@@ -194,6 +195,41 @@ def test_a_client_that_gets_all_updates_shows_what_a_new_one_is_shown(
         if chart["type"] not in ("confidence_chart", "workflows_chart"):
             known = {start: point for start, point in known.items() if start >= since_s}
         assert known == {point[0]: point for point in chart["points"]}, name
+
+
+@given(KEYS, st.lists(st.lists(ROWS, min_size=1, max_size=4), min_size=1, max_size=6), st.data())
+def test_a_client_that_comes_back_needs_the_rest_only(
+    key: ViewKey, deltas: list[list[dict[str, Any]]], data: st.DataObject
+) -> None:
+    """From any position that it was told of, whatever others were told meanwhile, and however much time went by."""
+    state = ViewState(key, SHOWN, snapshot_of([], BEGAN, key)._replace(origin="here"))
+    clients = {state.position: decode(state.full("initial_data", NOW_S))["charts"]}
+    state.settle()
+    now_s = NOW_S
+    for number, rows in enumerate(deltas):
+        delta = Delta(state.position, TRACKING)
+        for index, one in enumerate(rows):
+            delta.add(change(index, None, one, lsn=100 + number))
+        assert state.add(portion_of(delta))
+        now_s += data.draw(st.sampled_from([0, 1, 400]))
+        if data.draw(st.booleans()):
+            state.update(now_s)
+        clients[state.position] = decode(state.full("dashboard_update", now_s))["charts"]
+    since_s = int(now_s) - FRAMES_S[key.timeframe] - BUCKETS_S[key.timeframe]
+    whole = decode(state.full("dashboard_update", now_s))["charts"]
+    assert state.rest(Resume(BEGAN, "here", 2), now_s) is None, "it has another definition"
+    assert state.rest(Resume(BEGAN, "there", 3), now_s) is None
+    for position, client in clients.items():
+        rest = state.rest(Resume(position, "here", 3), now_s)
+        assert rest is not None
+        told = decode(rest)
+        assert (told["type"], told["recovered"]) == ("initial_data", True)
+        for name, chart in whole.items():
+            points = client[name]["points"] + told["charts"].get(name, {"points": []})["points"]
+            known = {point[0]: point for point in points}
+            if chart["type"] not in ("confidence_chart", "workflows_chart"):
+                known = {start: point for start, point in known.items() if start >= since_s}
+            assert known == {point[0]: point for point in chart["points"]}, name
 
 
 def test_the_same_delta_again_changes_nothing() -> None:
