@@ -16,6 +16,7 @@ from judgify_engine.core.streams import JUDGMENTS, stream_of
 from judgify_engine.followers import Followers, Gauge
 from judgify_engine.ingest.actions import ActionRoutes
 from judgify_engine.ingest.admission import Admission
+from judgify_engine.ingest.dashboards import DefinitionRoutes
 from judgify_engine.ingest.direct import Direct
 from judgify_engine.ingest.gaps import GapRoutes
 from judgify_engine.ingest.judgments import EXECUTE_PATH, JudgmentRoutes
@@ -52,6 +53,7 @@ from judgify_engine.store.action_jobs import ActionJobs
 from judgify_engine.store.actions import ActionStore
 from judgify_engine.store.charts import ChartReader
 from judgify_engine.store.copy_writer import CopyWriter
+from judgify_engine.store.dashboards import DashboardStore
 from judgify_engine.store.gaps import GapReader
 from judgify_engine.store.judgments import JudgmentReader
 from judgify_engine.store.pool import Database
@@ -162,6 +164,7 @@ class Parts:
             QualityRoutes(QualityReader(rollups), access),
             SummaryRoutes(SummaryReader(rollups, slot), access),
             GapRoutes(GapReader(rollups, slot), access),
+            DefinitionRoutes(DashboardStore(judgments), access, self.admission, self._followers.hub.redefined),
             MetricsRoutes(ChartReader(rollups, slot), access, config.metrics.keep_days),
             ScalingRoutes(self._scaling, access),
             WorkflowRoutes(WorkflowStore(judgments), self._followers.registry, access, self.admission, self._follow),
@@ -184,6 +187,7 @@ class Parts:
         for database in {self._judgments, self._rollups}:
             tasks.create_task(database.watch(stop), name="database-watch")
         self._followers.start(tasks, stop)
+        tasks.create_task(self.dashboards.run(stop), name="dashboards")
         tasks.create_task(self._act(stop), name="actions")
         tasks.create_task(self._intake.watch(stop), name="actions-watch")
         for stream in JUDGMENTS:
