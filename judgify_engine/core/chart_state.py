@@ -15,10 +15,10 @@ from judgify_engine.core.chart_points import (
     result_points,
     tracked_points,
 )
+from judgify_engine.core.counts import RESULT_PREFIX
 from judgify_engine.core.dashboards import (
     BUCKETS_S,
     FRAMES_S,
-    RESULT_PREFIX,
     TRACKED_CHART,
     ChartDefinition,
     Needs,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from judgify_engine.core.bins import binned
 from judgify_engine.core.chart_points import MAX_WORKFLOWS
 from judgify_engine.core.chart_state import FrameDetails
+from judgify_engine.core.counts import RESULT_PREFIX
 from judgify_engine.core.dashboards import BUCKETS_S, BUILT_IN, FRAMES_S, ChartDefinition, Dashboard, Defined, needs_of
 from judgify_engine.core.message import LIVE_WINDOW_S
 from judgify_engine.core.portion import Portion
@@ -52,9 +53,11 @@ def snapshot_of(rows: list[dict[str, Any]], position: Position, key: ViewKey = K
         return found
 
     details = FrameDetails(since_s)
-    for (tenant, workflow, start, result), count in whole.results_by(width_s).items():
-        if mine(tenant, workflow) and start >= since_s:
+    for (tenant, workflow, metric, second), count in whole.counts.items():
+        start = second // width_s * width_s
+        if mine(tenant, workflow) and start >= since_s and metric.startswith(RESULT_PREFIX):
             found = details.results.setdefault(start, {})
+            result = metric.removeprefix(RESULT_PREFIX)
             found[result] = found.get(result, 0) + count
     samples: dict[tuple[str, int], list[Sample]] = {}
     for (tenant, workflow, metric, second, _, _), sample in whole.samples.items():
