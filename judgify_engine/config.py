@@ -109,7 +109,7 @@ class LiveConfig(Section, frozen=True):
     max_sockets: Count = 10_000
     push_interval_s: Annotated[float, Meta(ge=0.02, le=10)] = 0.1
     """Shortest time between two messages to a dashboard, so at most 10 a second; what comes after a pause is pushed at once.
-    It grows where pushing would take more than a quarter of the process. With 0.04 each rollup is pushed as it comes, and is
+    It grows where pushing would take more than a third of the time. With 0.04 each rollup is pushed as it comes, and is
     sooner there (5,000 judgments/s, two workers: p99 65 ms from the commit; with 0.1: 168, bench/latency.py)."""
     refresh_interval_s: Seconds = 30.0
     session_ttl_s: Annotated[float, Meta(ge=60, le=31_536_000)] = 604_800.0

@@ -157,9 +157,13 @@ class ViewState:
         if changed is None or len(self._workflows) > MAX_WORKFLOWS:  # which are the busiest may have changed with others
             return None
         self._forget(now_s)
-        parts: dict[str, Any] = {"live": (), "chart": set(), "workflow": (), **changed}
-        workflows = [name for name in busiest(self._workflows) if name in parts["workflow"]]
-        return self._message("initial_data", now_s, parts["live"], workflows, self._charts.since(parts["chart"]), True)
+        live = {start for start in changed.get("live", set()) if start >= self._forgotten_live}
+        rows = changed.get("workflow", set())
+        charts = self._charts.since(changed.get("chart", set()))
+        if charts is None or not (live <= self._live.keys() and rows <= self._workflows.keys()):
+            return None  # what is there no more cannot be told as a change
+        workflows = [name for name in busiest(self._workflows) if name in rows]
+        return self._message("initial_data", now_s, live, workflows, charts, True)
 
     def update(self, now_s: float) -> bytes:
         """What changed since the last update, as `real_time_update`."""

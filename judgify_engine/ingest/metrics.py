@@ -11,13 +11,12 @@ import msgspec
 from aiohttp import web
 
 from judgify_engine.core.charts import DEFAULT_METRICS, JUDGED, Frame, frame_of, merged, stored_name, stored_names, whole
+from judgify_engine.core.counts import METHOD_PREFIX, RESULT_PREFIX
 from judgify_engine.core.dashboards import (
     BUCKETS_S,
     CHARTS,
     MAX_WORKFLOW_IDS,
     METHOD_METRICS,
-    METHOD_PREFIX,
-    RESULT_PREFIX,
     TRACKED_CHART,
     metrics_of,
 )
