@@ -37,6 +37,7 @@ from judgify_engine.pipeline.action_intake import ActionIntake, join_group
 from judgify_engine.pipeline.action_loop import ActionLoop
 from judgify_engine.pipeline.batch_loop import BatchLoop
 from judgify_engine.pipeline.doze import Doze
+from judgify_engine.pipeline.explaining import Explainer
 from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.partition_queue import PartitionQueue
 from judgify_engine.pipeline.quarantine_loop import Quarantine
@@ -156,8 +157,11 @@ class Parts:
             lambda: self._followers.publisher.state,
             build_openapi(),
         )
+        explainer, actions = Explainer(WorkflowStore(judgments)), ActionStore(judgments)
         groups = (
-            JudgmentRoutes(judging, reader, access, self.admission, self._available, metrics, self._quarantine, quotas),
+            JudgmentRoutes(
+                judging, reader, access, self.admission, self._available, metrics, self._quarantine, quotas, explainer, actions
+            ),
             QuarantineRoutes(QuarantineStore(judgments), judging, reader, access, self.admission),
             QualityRoutes(QualityReader(rollups), access),
             SummaryRoutes(SummaryReader(rollups, slot), access),
@@ -165,7 +169,7 @@ class Parts:
             MetricsRoutes(ChartReader(rollups, slot), access, config.metrics.keep_days),
             ScalingRoutes(self._scaling, access),
             WorkflowRoutes(WorkflowStore(judgments), self._followers.registry, access, self.admission, self._follow),
-            ActionRoutes(ActionStore(judgments), reader, self._actions, access),
+            ActionRoutes(actions, reader, self._actions, access),
             operate,
             self.dashboards,
             PageRoutes(TokenStore(judgments), access, config.live.session_ttl_s),

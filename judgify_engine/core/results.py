@@ -5,10 +5,17 @@ from typing import Any
 
 import msgspec
 
-from judgify_engine.core.depth import is_deep
+from judgify_engine.core.depth import is_deep, is_deep_sql
 
 RESULT_CHARS = 64
 REMEMBERED_CHARS = 1024
+FAILED = "failed"
+"""What judgments are counted as whose judging failed, whatever is in their result."""
+RESULT_SQL = f"""
+ CASE WHEN status <> 'completed' THEN '{FAILED}' WHEN {is_deep_sql("final_result")} THEN ''
+      WHEN jsonb_typeof(final_result -> 'verdict') = 'string' THEN left(final_result ->> 'verdict', {RESULT_CHARS})
+      ELSE '' END"""
+"""The same of a row, as an expression in SQL."""
 
 
 class _Named(msgspec.Struct):

@@ -8,12 +8,14 @@ import msgspec
 from judgify_engine import __version__
 from judgify_engine.core.charts import DEFAULT_METRICS, JUDGED
 from judgify_engine.core.quality import KINDS
+from judgify_engine.core.results import RESULT_CHARS
 from judgify_engine.core.rules import WorkflowDefinition
 from judgify_engine.core.view import BUCKETS_S, CHARTS
 from judgify_engine.ingest.metrics import FORMATS, MAX_METRICS
 from judgify_engine.ingest.workflows import WorkflowAnswer, WorkflowPage
 from judgify_engine.wire.actions import STATES, ActionPage, ActionRecord, AttemptPage, ReplayedActions
 from judgify_engine.wire.answer import JudgmentAnswer, JudgmentPage, JudgmentRecord
+from judgify_engine.wire.explained import ExplainedRecord
 from judgify_engine.wire.gaps import GapPage
 from judgify_engine.wire.metrics import MetricsAnswer
 from judgify_engine.wire.problem import CONTENT_TYPE, Problem
@@ -28,6 +30,7 @@ _TYPES = (
     ExecuteRequest,
     JudgmentAnswer,
     JudgmentRecord,
+    ExplainedRecord,
     JudgmentPage,
     WorkflowDefinition,
     WorkflowAnswer,
@@ -88,6 +91,15 @@ _FILTERS = (
     _parameter("created_from", "query", _TIME, "Not before."),
     _parameter("created_to", "query", _TIME, "Before."),
 )
+_RESULT = _parameter(
+    "result",
+    "query",
+    {"type": "string", "maxLength": RESULT_CHARS},
+    "With this result only, as the figures have it: `final_result.verdict`; empty: without one; `failed`: of failed judgments.",
+)
+_EXPLAIN = _parameter(
+    "explain", "query", {"enum": ["true", "false"], "default": "false"}, "Also the rules, asked again, and the actions."
+)
 
 _ACTION_ID = _parameter("action_id", "path", _UUID, "As the list gives it.")
 _ACTION_NAME = _parameter("action", "query", {"type": "string"}, "With this name only.")
@@ -118,12 +130,12 @@ _OPERATIONS = (
     ),
     _Operation(
         "get", "/api/v1/judgments", "Judgments", "List, newest first", "read", {200: (JudgmentPage, "A page.")},
-        (401, 403, 422, 429, 503), None, (*_FILTERS, _LIMIT, _CURSOR),
+        (401, 403, 422, 429, 503), None, (*_FILTERS, _RESULT, _LIMIT, _CURSOR),
     ),
     _Operation(
         "get", "/api/v1/judgments/{judgment_id}", "Judgments", "One whole record", "read",
-        {200: (JudgmentRecord, "The record.")}, (401, 403, 404, 429, 503), None,
-        (_parameter("judgment_id", "path", _UUID, "As the answer gave it."),),
+        {200: (ExplainedRecord, "The record.")}, (401, 403, 404, 422, 429, 503), None,
+        (_parameter("judgment_id", "path", _UUID, "As the answer gave it."), _EXPLAIN),
     ),
     _Operation(
         "get", "/api/v1/judgments/{judgment_id}/actions", "Actions", "What was tried for a judgment, newest first", "read",

@@ -11,6 +11,7 @@ import msgspec
 
 from judgify_engine.core.depth import is_deep_sql
 from judgify_engine.core.histogram import LIMIT, slot_sql
+from judgify_engine.core.results import RESULT_SQL
 from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, FINE_S, LIVE_S, TRACKED_PREFIX, Windows
 from judgify_engine.core.tracking import ranges
 from judgify_engine.store.pipe import TIMEOUT_S as TIMEOUT_S
@@ -48,8 +49,12 @@ ALL = Span(_BEGINNING, datetime(2200, 1, 1, 1, tzinfo=UTC), _BEGINNING)  # 2200-
 
 
 def _is_deep(value: str) -> str:
+    return _unformatted(is_deep_sql(value))
+
+
+def _unformatted(sql: str) -> str:
     """For a text that is formatted once more."""
-    return is_deep_sql(value).replace("{", "{{").replace("}", "}}")
+    return sql.replace("{", "{{").replace("}", "}}")
 
 
 # A row for each group of judgments whose values fall into one bucket of time: what is `new_samples` below.
@@ -103,9 +108,7 @@ SAMPLE_NAMES = "tenant_id, workflow_id, metric_name, bucket, method, status, cou
 _KEPT = f"SELECT {SAMPLE_NAMES} FROM judgment_kept_values WHERE bucket >= {{start}} AND bucket < {{end}}"
 _RESULTS = f"""
 SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC'),
-       CASE WHEN status <> 'completed' THEN 'failed' WHEN {_is_deep("final_result")} THEN ''
-            WHEN jsonb_typeof(final_result -> 'verdict') = 'string' THEN left(final_result ->> 'verdict', 64) ELSE '' END,
-       count(*)
+       {_unformatted(RESULT_SQL)}, count(*)
   FROM judgment_executions WHERE created_at >= {{start}} AND created_at < {{end}} GROUP BY 1, 2, 3, 4
 """
 # As core/quality.fault_of.

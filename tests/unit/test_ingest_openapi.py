@@ -32,7 +32,7 @@ OWN = {"/openapi.json", "/docs"}  # what shows the document is not in it
 def routes() -> list[web.RouteDef]:
     anything: Any = None
     groups: list[Any] = [
-        JudgmentRoutes(anything, anything, anything, anything, anything, Metrics(), anything, anything),
+        JudgmentRoutes(anything, anything, anything, anything, anything, Metrics(), *[anything] * 4),
         QuarantineRoutes(anything, anything, anything, anything, anything),
         WorkflowRoutes(anything, anything, anything, anything, anything),
         SummaryRoutes(anything, anything),
