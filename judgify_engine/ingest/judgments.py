@@ -6,7 +6,7 @@ import binascii
 import time
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
@@ -22,7 +22,6 @@ from judgify_engine.pipeline.explaining import Explainer
 from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.quarantine_loop import Quarantine
 from judgify_engine.pipeline.quotas import Quotas
-from judgify_engine.store.actions import ActionStore
 from judgify_engine.store.judgments import JudgmentReader, ListFilter, Place
 from judgify_engine.wire.actions import ActionFilter
 from judgify_engine.wire.answer import JudgmentPage, record_of
@@ -35,6 +34,12 @@ MAX_ACTIONS = 100
 """Of one judgment, in its record."""
 READ_TIMEOUT_S = 30.0
 JSON = "application/json"
+
+
+class ActionRows(Protocol):
+    """Where the actions of judgments are; see store/actions."""
+
+    async def page(self, tenant_id: str, wanted: ActionFilter, before: UUID | None, limit: int) -> tuple[list[Any], bool]: ...
 
 
 class JudgmentRoutes:
@@ -51,7 +56,7 @@ class JudgmentRoutes:
         quarantine: Quarantine,
         quotas: Quotas,
         explainer: Explainer,
-        actions: ActionStore,
+        actions: ActionRows,
     ) -> None:
         self._quotas, self._explainer, self._actions = quotas, explainer, actions
         self._judging, self._reader, self._access, self._admission = judging, reader, access, admission
