@@ -16,6 +16,7 @@ from judgify_engine.core.streams import JUDGMENTS, stream_of
 from judgify_engine.followers import Followers, Gauge
 from judgify_engine.ingest.actions import ActionRoutes
 from judgify_engine.ingest.admission import Admission
+from judgify_engine.ingest.dashboards import DefinitionRoutes
 from judgify_engine.ingest.direct import Direct
 from judgify_engine.ingest.gaps import GapRoutes
 from judgify_engine.ingest.judgments import EXECUTE_PATH, JudgmentRoutes
@@ -27,8 +28,10 @@ from judgify_engine.ingest.quarantine import QuarantineRoutes
 from judgify_engine.ingest.scaling import ScalingRoutes
 from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
-from judgify_engine.live.page import PageRoutes
+from judgify_engine.live.page import PageRoutes, with_sessions
 from judgify_engine.live.session import DashboardRoutes
+from judgify_engine.live.tail import TailRoutes
+from judgify_engine.live.tail_reader import TailReader
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.accepted import Accepted
 from judgify_engine.pipeline.access import SCOPES, Access, Grant
@@ -53,6 +56,7 @@ from judgify_engine.store.action_jobs import ActionJobs
 from judgify_engine.store.actions import ActionStore
 from judgify_engine.store.charts import ChartReader
 from judgify_engine.store.copy_writer import CopyWriter
+from judgify_engine.store.dashboards import DashboardStore
 from judgify_engine.store.gaps import GapReader
 from judgify_engine.store.judgments import JudgmentReader
 from judgify_engine.store.pool import Database
@@ -95,6 +99,7 @@ class Parts:
         self._build_scaling(streams, team, quotas)
         access = self._access(quotas)
         self.dashboards = DashboardRoutes(self._followers.hub, access, metrics, quotas)
+        self._tails = TailReader(streams, self._followers.publisher.demand)
         self._judging = Judging(self._followers.registry, self.queues, JudgmentReader(judgments), metrics, self._accepted)
         self.direct = Direct(
             self._judging, access, self.admission, self._available, EXECUTE_PATH, metrics, self._quarantine, quotas
@@ -166,15 +171,17 @@ class Parts:
             QualityRoutes(QualityReader(rollups), access),
             SummaryRoutes(SummaryReader(rollups, slot), access),
             GapRoutes(GapReader(rollups, slot), access),
+            DefinitionRoutes(DashboardStore(judgments), access, self.admission, self._followers.hub.redefined),
             MetricsRoutes(ChartReader(rollups, slot), access, config.metrics.keep_days),
             ScalingRoutes(self._scaling, access),
             WorkflowRoutes(WorkflowStore(judgments), self._followers.registry, access, self.admission, self._follow),
             ActionRoutes(actions, reader, self._actions, access),
             operate,
             self.dashboards,
+            TailRoutes(self._tails, self.dashboards, metrics, quotas),
             PageRoutes(TokenStore(judgments), access, config.live.session_ttl_s),
         )
-        return [route for group in groups for route in group.routes()]
+        return with_sessions(route for group in groups for route in group.routes())
 
     def start(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         """Start all loops. Those that commit end when their queues are closed and empty, the others at `stop`."""
@@ -188,6 +195,8 @@ class Parts:
         for database in {self._judgments, self._rollups}:
             tasks.create_task(database.watch(stop), name="database-watch")
         self._followers.start(tasks, stop)
+        tasks.create_task(self.dashboards.run(stop), name="dashboards")
+        tasks.create_task(self._tails.run(stop), name="tails")
         tasks.create_task(self._act(stop), name="actions")
         tasks.create_task(self._intake.watch(stop), name="actions-watch")
         for stream in JUDGMENTS:
@@ -214,5 +223,6 @@ class Parts:
             ("judgify_requests_under_way", "Requests admitted and not answered.", {}, self.admission.requests),
             ("judgify_request_bytes_under_way", "Bytes of their bodies.", {}, self.admission.bytes),
             ("judgify_dashboards", "Open dashboards.", {}, self._followers.hub.sockets),
+            ("judgify_tails", "Open live tails.", {}, self._tails.tails),
             ("judgify_database_available", "1 while PostgreSQL answers.", {}, float(self._judgments.available)),
         ]

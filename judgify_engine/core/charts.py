@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import NamedTuple
 
+from judgify_engine.core.dashboards import BUCKETS_S, FRAMES_S
 from judgify_engine.core.histogram import MILLIONTHS, quantiles
 from judgify_engine.core.rollup import Sums
 from judgify_engine.core.samples import CONFIDENCE, EXECUTION_COUNT, EXECUTION_TIME, FINE_S, HOUR_S, Sample
-from judgify_engine.core.view import BUCKETS_S, FRAMES_S
 
 SUCCESS_RATE = "success_rate"
 DEFAULT_METRICS = (EXECUTION_COUNT, EXECUTION_TIME, CONFIDENCE)

@@ -44,3 +44,8 @@ def _read_result_name(final_result: str) -> str:
 
 
 _short_result_name = lru_cache(maxsize=8192)(_read_result_name)
+
+
+def result_of(status: str, final_result: str) -> str:
+    """What a judgment is counted as."""
+    return result_name(final_result) if status == "completed" else FAILED

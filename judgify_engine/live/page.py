@@ -1,25 +1,35 @@
-"""The page at `/`, its files, and signing in: by a one-time code in a printed address, or with a token."""
+"""The page at `/`, its files, and signing in: by a one-time code in a printed address, or with a token.
+
+A session's cookie reads the API, and changes what people do on the page (`CHANGED_ON_PAGE`) where its token is an admin's. It
+never judges and never defines workflows.
+"""
 
 import asyncio
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from judgify_engine import resources
 from judgify_engine.errors import BodyTooLarge, Forbidden, InvalidField, NotFound, Overloaded, Unauthorized
-from judgify_engine.pipeline.access import Access, Grant
+from judgify_engine.pipeline.access import Access, Grant, speaking_for
 from judgify_engine.wire.request import decode_body
 
 SESSION_COOKIE = "judgify_session"
+SESSION_SCOPES = frozenset(("read", "admin"))
+"""What a session keeps of its token's scopes."""
+CHANGED_ON_PAGE = re.compile(r"/api/v1/(dashboards|silences)/|/api/v1/alerts/[^/]+/acknowledge\Z")
 SIGN_IN_BYTES = 4096
 SIGN_INS_AT_ONCE = 50
 SIGN_IN_S = 5.0
 """Bounds on what comes from people who have not said who they are yet."""
 SECURITY = {
-    "Content-Security-Policy": "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "Content-Security-Policy": "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",  # an address with a code must not travel
@@ -113,12 +123,12 @@ class PageRoutes:
         return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
     async def sign_in(self, request: web.Request) -> web.Response:
-        """Open a session with a token; the cookie reads dashboards and nothing else."""
+        """Open a session with a token."""
         self.check_origin(request)
         wanted: SignIn = decode_body(await self._read(request), SignIn)
         grant = await self._access.check_token(wanted.token.strip(), "read")
         response = web.Response(status=204)
-        secret = await self._sessions.open_session(grant._replace(scopes=frozenset(("read",))), self._ttl_s)
+        secret = await self._sessions.open_session(grant._replace(scopes=grant.scopes & SESSION_SCOPES), self._ttl_s)
         self._set_cookie(request, response, secret)
         return response
 
@@ -182,6 +192,33 @@ class PageRoutes:
             same = False
         if not same:
             raise Forbidden("this came from a page of another site")
+
+
+def with_sessions(routes: Iterable[web.RouteDef]) -> list[web.RouteDef]:
+    """The routes; those of the API that the page uses take a session's cookie where there is no token."""
+    return [
+        web.RouteDef(route.method, route.path, _with_session(route.handler), route.kwargs) if _on_page(route) else route
+        for route in routes
+    ]
+
+
+def _on_page(route: web.RouteDef) -> bool:
+    reads = route.method == "GET" and route.path.startswith("/api/v1/")
+    return reads or CHANGED_ON_PAGE.match(route.path) is not None
+
+
+def _with_session(handler: Any) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        cookie = None if "Authorization" in request.headers else request.cookies.get(SESSION_COOKIE)
+        if not cookie:
+            response: web.StreamResponse = await handler(request)
+            return response
+        PageRoutes.check_origin(request)  # a cookie is sent by any page's request, a token is not
+        with speaking_for(cookie):
+            response = await handler(request)
+        return response
+
+    return handle
 
 
 def _see_other(path: str) -> web.Response:

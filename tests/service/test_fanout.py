@@ -16,6 +16,8 @@ from support.engine import Engine
 from support.redis_server import RedisCluster, RedisServer
 from support.waiting import until
 
+from .test_dashboards import BY_HAND, PLANT, TRACKING
+from .test_dashboards import check as check_charts
 from .test_rebuild import command
 from .test_workers import database_of, figures, holder
 
@@ -306,3 +308,21 @@ async def test_workers_behind_one_port_show_the_same(start_engine: Callable[...,
         for dashboard in dashboards:
             await dashboard.close()
     assert engine.terminate() == 0
+
+
+async def test_a_definition_and_all_its_charts_show_where_another_process_reads_the_log(
+    database: Database, start: Callable[..., Engine]
+) -> None:
+    async with processes(start, 2) as (engines, clients):
+        for workflow in ("check", "check", "other", "other"):
+            await clients[0].put_workflow(workflow, TRACKING)
+        dashboard = await watch(clients[1], "plant", "?timeframe=6h")
+        await dashboard.shows(0)
+        for version, ids in ((1, ["check", "other"]), (2, [])):
+            await clients[0].call("PUT", "/api/v1/dashboards/plant", body={**PLANT, "workflow_ids": ids})
+            await until(lambda version=version: dashboard.version == version, "the new definition shows", 5)
+        await database.do(BY_HAND, "demo", 1, 400)
+        await dashboard.shows(400)
+        await check_charts(dashboard, engines[0], clients[0], [])
+        assert await figure(clients[1], "judgify_relay_gaps_total", mended="tables") == 0, "all of it was told"
+        await dashboard.close()

@@ -17,7 +17,8 @@ from support.engine import Engine
 from support.waiting import until
 
 FIELDS = {
-    "type", "dashboard_id", "tenant_id", "workflow_id", "position", "recomputing", "verified_through", "server_time",
+    "type", "dashboard_id", "definition_version", "resume",
+    "tenant_id", "workflow_id", "position", "recomputing", "verified_through", "server_time",
     "rate_per_s", "summary",
     "timeframe", "bucket_s", "charts", "live_bucket_s", "live_window_s", "live", "workflows",
 }  # fmt: skip
@@ -72,9 +73,9 @@ async def test_figures_are_those_of_the_table(tenant: Client, engine: Engine) ->
     assert dashboard.summary["mean_execution_time_ms"] == pytest.approx(sum(times) / 60, abs=0.0002)
     p95 = dashboard.summary["p95_execution_time_ms"]
     assert any(abs(p95 - ms) <= 0.06 * ms + 0.001 for ms in times[55:59]), (p95, times[54:])
-    counted = sum(point[1] for point in dashboard.charts["execution_count_chart"].values())
+    counted = sum(point[1] for point in dashboard.charts["count"].values())
     assert counted == sum(point[1] for point in dashboard.live.values()) == 60
-    assert all(point[1] == 1 for point in dashboard.charts["success_rate_chart"].values())
+    assert all(point[1] == 1 for point in dashboard.charts["success"].values())
     await dashboard.close()
 
 
@@ -101,7 +102,7 @@ async def test_one_workflow_and_each_time_frame(tenant: Client) -> None:
         assert dashboard.messages[0]["bucket_s"] == width
         assert dashboard.messages[0]["workflow_id"] == "other"
         assert list(dashboard.workflows) == ["other"]
-        points = dashboard.charts["execution_count_chart"]
+        points = dashboard.charts["count"]
         assert [point[1] for point in points.values()] == [1]
         assert all(start % width == 0 for start in points)
         await dashboard.close()

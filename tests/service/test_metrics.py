@@ -178,7 +178,8 @@ async def test_charts_are_those_of_the_dashboard(plant: Client, timeframe: str) 
         workflow = "".join(f"&{name}={value}" for name, value in one.items())
         dashboard = await watch(plant, query=f"?timeframe={timeframe}{workflow}")
         await dashboard.shows(3031 if not one else 1531)
-        for chart, points in dashboard.charts.items():
+        for name in ("count", "time", "success"):
+            chart, points = dashboard.types[name], dashboard.charts[name]
             told = (await metrics(plant, timeframe=timeframe, chart=chart, **one))["chart"]
             assert told["chart"] == chart
             assert told["columns"][0] == "time"
@@ -251,7 +252,7 @@ async def test_the_header_accept_chooses_the_format(tenant: Client, accept: str,
         ("timeframe=1h&until=2020-01-01T00:00:00Z", "until", ("365 days", "metrics.keep_days", "2019-12-31T23:00:00")),
         ("timeframe=6h&until=2020-01-01T00:00:00Z", "until", ("24h",)),
         ("timeframe=1h&timeframe=1h", "timeframe", ("twice",)),
-        ("colour=red", "colour", ("chart, format, metric, timeframe, until, workflow_id",)),
+        ("colour=red", "colour", ("chart, field, format, metric, timeframe, until, workflow_id",)),
         ("workflow_id=a%00", "workflow_id", ("NUL",)),
     ],
 )

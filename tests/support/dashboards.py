@@ -24,10 +24,13 @@ class Dashboard:
         self.socket = socket
         self.messages: list[dict[str, Any]] = []
         self.summary: dict[str, Any] = {}
-        self.charts: dict[str, dict[int, Any]] = {}
+        self.charts: dict[str, dict[Any, Any]] = {}
+        """By the chart's id: the first member of a point (a time, mostly) to the point."""
+        self.types: dict[str, str] = {}
         self.live: dict[int, Any] = {}
         self.workflows: dict[str, Any] = {}
         self.position: tuple[int, int] = (-1, -1)
+        self.version = -1
         self._task = asyncio.create_task(self._read()) if read else None
 
     def read(self) -> None:
@@ -47,14 +50,15 @@ class Dashboard:
         position = position_of(message["position"])
         if not message["recomputing"]:
             assert position >= self.position, f"the position went back from {self.position} to {position}"
-        if self.messages and position == self.position:
+        if self.messages and position == self.position and message["definition_version"] == self.version:
             assert message["summary"] == self.summary, "one position, two truths"
-        self.position = position
+        self.position, self.version = position, message["definition_version"]
         if kind != "real_time_update":
-            self.charts, self.live, self.workflows = {}, {}, {}
+            self.charts, self.types, self.live, self.workflows = {}, {}, {}, {}
         self.summary = message["summary"]
-        for name, points in message["charts"].items():
-            self.charts.setdefault(name, {}).update({point[0]: point for point in points})
+        for name, chart in message["charts"].items():
+            self.types[name] = chart["type"]
+            self.charts.setdefault(name, {}).update({point[0]: point for point in chart["points"]})
         self.live.update({point[0]: point for point in message["live"]})
         self.workflows.update({row["workflow_id"]: row for row in message["workflows"]})
         self.messages.append(message)

@@ -6,6 +6,7 @@
 //
 // A server that restarts must not be met by all its viewers at once, hence the jitter; a person who comes back to the
 // page must not wait, hence the attempt as soon as the network or the tab is back.
+import { t } from "./i18n";
 
 export type Status =
   | { readonly kind: "connecting" }
@@ -91,13 +92,13 @@ export class Connection {
     const socket = new WebSocket(this.url(), ["judgify.v1"]);
     this.socket = socket;
     this.opened = false;
-    this.expectWithin(openingMs, "no answer");
+    this.expectWithin(openingMs, t("reason.noAnswer"));
     socket.onopen = () => {
       this.opened = true;
       this.neverOpened = 0;
     };
     socket.onmessage = (event) => {
-      this.expectWithin(silenceMs, "silent for too long");
+      this.expectWithin(silenceMs, t("reason.silent"));
       if (this.current.kind !== "live") {
         this.liveSince = Date.now();
         this.lost = true;
@@ -147,8 +148,8 @@ export class Connection {
 }
 
 function reasonOf(code: number, opened: boolean): string {
-  if (code === 1001) return "the server stopped";
-  if (code === 1008) return "the token was revoked";
-  if (code === 1013) return "too many dashboards are open";
-  return opened ? "the connection was lost" : "the server cannot be reached";
+  if (code === 1001) return t("reason.stopped");
+  if (code === 1008) return t("reason.revoked");
+  if (code === 1013) return t("reason.full");
+  return opened ? t("reason.lost") : t("reason.unreachable");
 }

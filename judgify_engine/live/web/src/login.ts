@@ -1,7 +1,11 @@
 // The sign-in page.
+import { t, translatePage, watchLanguage } from "./i18n";
 import { signIn } from "./session";
 import { watchTheme } from "./theme";
 
+translatePage();
+document.title = t("login.pageTitle");
+watchLanguage();
 watchTheme();
 
 const form = document.querySelector<HTMLFormElement>("#sign-in")!;
@@ -16,13 +20,13 @@ form.addEventListener("submit", (event) => {
 
 async function submit(): Promise<void> {
   const token = field.value.trim();
-  if (!token) return show("Enter a token.");
+  if (!token) return show(t("login.enter"));
   button.disabled = true;
-  button.textContent = "Signing in…";
+  button.textContent = t("login.signingIn");
   const words = await signIn(token);
   if (words === null) return location.replace("/");
   button.disabled = false;
-  button.textContent = "Sign in";
+  button.textContent = t("login.title");
   show(words);
 }
 

@@ -1,5 +1,5 @@
 // From state to the columns that the charts draw. Pure; `null` is a gap, 0 is a zero.
-import { currentRate, serverNow, timeframeS, type State } from "./state";
+import { currentRate, serverNow, type State } from "./state";
 
 export type Column = (number | null)[];
 
@@ -11,15 +11,6 @@ export interface LiveSeries {
   readonly rate: [number[], Column, Column];
   /** [time, mean ms, p95 ms] */
   readonly times: [number[], Column, Column];
-}
-
-export interface HistorySeries {
-  readonly from: number;
-  readonly to: number;
-  /** Middles of the buckets; each covers `bucketS` seconds around it. */
-  readonly counts: [number[], Column, Column];
-  readonly times: [number[], Column, Column];
-  readonly success: [number[], Column];
 }
 
 /**
@@ -58,28 +49,6 @@ export function liveSeries(state: State, now: number, connected: boolean): LiveS
     rate[2].push(null);
   }
   return { from, to, rate, times };
-}
-
-/** The charts of the time frame at `now` (our clock): the bucket that is filling and those before it. */
-export function historySeries(state: State, now: number): HistorySeries {
-  const width = state.bucketS;
-  const to = Math.floor(serverNow(state, now) / width) * width + width;
-  const from = to - timeframeS[state.timeframe];
-  const counts = new Map(state.charts.execution_count_chart.map((point) => [point[0], point]));
-  const times = new Map(state.charts.response_time_chart.map((point) => [point[0], point]));
-  const rates = new Map(state.charts.success_rate_chart.map((point) => [point[0], point]));
-
-  const series: HistorySeries = { from, to, counts: [[], [], []], times: [[], [], []], success: [[], []] };
-  for (let start = from; start < to; start += width) {
-    const middle = start + width / 2;
-    for (const columns of [series.counts, series.times, series.success]) columns[0].push(middle);
-    series.counts[1].push(counts.get(start)?.[1] ?? 0);
-    series.counts[2].push(counts.get(start)?.[2] ?? 0);
-    series.times[1].push(times.get(start)?.[1] ?? null);
-    series.times[2].push(times.get(start)?.[2] ?? null);
-    series.success[1].push(rates.get(start)?.[1] ?? null);
-  }
-  return series;
 }
 
 /** The smallest of 1, 1.5, 2, 3, 4, 5, 6, 8 × 10^k that is at least `value`: an axis that seldom changes its mind. */

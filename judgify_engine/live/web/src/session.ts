@@ -1,4 +1,5 @@
 // Who is signed in. The cookie is the server's affair; this only asks and tells.
+import { t } from "./i18n";
 
 export interface Session {
   readonly tenant_id: string;
@@ -23,12 +24,12 @@ export async function signIn(token: string): Promise<string | null> {
       body: JSON.stringify({ token }),
     });
   } catch {
-    return "The server cannot be reached. Check the connection and try again.";
+    return t("page.unreachable");
   }
   if (answer.ok) return null;
   const problem = (await answer.json().catch(() => ({}))) as { detail?: unknown; title?: unknown };
   for (const words of [problem.detail, problem.title]) if (typeof words === "string" && words) return words;
-  return answer.status === 401 ? "This token is not valid." : `The server answered ${answer.status}. Try again in a moment.`;
+  return answer.status === 401 ? t("login.invalid") : t("page.answered", { status: answer.status });
 }
 
 export async function signOut(): Promise<boolean> {

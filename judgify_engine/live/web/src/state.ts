@@ -1,12 +1,13 @@
 // What the dashboard knows: a pure function of the messages received. No DOM, no clock; time comes in as an argument.
 //
 // Rules:
-// - `initial_data` and `dashboard_update` replace everything; `real_time_update` overlays what it carries.
+// - `initial_data` and `dashboard_update` replace everything; `real_time_update`, and an `initial_data` that recovered what
+//   was missed since the last position, overlay what they carry.
 // - Figures are absolute, so applying a message twice changes nothing.
 // - Lists that a person reads (verdicts, workflows) are sorted by full messages only, so rows do not jump while they
 //   are read; what appears in between goes to the end.
 // - Nothing is changed in place: a reference that stays the same means that its content stayed the same.
-import type { Charts, LivePoint, Message, Summary, Timeframe, Workflow } from "./protocol";
+import type { ChartData, Charts, LivePoint, Message, Summary, Timeframe, Workflow } from "./protocol";
 
 export interface State {
   /** A full message has been applied. */
@@ -14,6 +15,10 @@ export interface State {
   readonly tenantId: string | null;
   readonly workflowId: string | null;
   readonly position: string;
+  /** What to name when coming back, to get only what was missed; null: nothing to come back to. */
+  readonly resume: string | null;
+  /** Version of the definition that the charts are of. */
+  readonly definitionVersion: number | null;
   /** The rollups are being computed anew: the figures are of before. */
   readonly recomputing: boolean;
   /** Unix seconds; null: not known. */
@@ -29,7 +34,8 @@ export interface State {
   readonly resultOrder: readonly string[];
   readonly timeframe: Timeframe;
   readonly bucketS: number;
-  readonly charts: Charts;
+  /** By the id of the chart in the definition. */
+  readonly charts: ReadonlyMap<string, ChartData>;
   readonly liveBucketS: number;
   readonly liveWindowS: number;
   readonly live: readonly LivePoint[];
@@ -56,6 +62,8 @@ export const initialState: State = {
   tenantId: null,
   workflowId: null,
   position: "",
+  resume: null,
+  definitionVersion: null,
   recomputing: false,
   verifiedThrough: null,
   serverTime: 0,
@@ -66,7 +74,7 @@ export const initialState: State = {
   resultOrder: [],
   timeframe: "1h",
   bucketS: 300,
-  charts: { execution_count_chart: [], response_time_chart: [], success_rate_chart: [] },
+  charts: new Map(),
   liveBucketS: 5,
   liveWindowS: 600,
   live: [],
@@ -75,7 +83,8 @@ export const initialState: State = {
 
 /** The state after `message`, which arrived at `receivedAt` (seconds of our own clock). */
 export function apply(state: State, message: Message, receivedAt: number): State {
-  const full = message.type !== "real_time_update";
+  const recovered = message.recovered === true;
+  const full = message.type !== "real_time_update" && !recovered;
   if (!full && !state.ready) return state; // an update of nothing
   const base: State = full ? { ...initialState, ready: true } : state;
 
@@ -94,11 +103,13 @@ export function apply(state: State, message: Message, receivedAt: number): State
     tenantId: message.tenant_id ?? base.tenantId,
     workflowId: message.workflow_id === undefined ? base.workflowId : message.workflow_id,
     position: message.position ?? base.position,
+    resume: message.resume ?? message.position ?? base.resume,
+    definitionVersion: message.definition_version ?? base.definitionVersion,
     recomputing: message.recomputing ?? base.recomputing,
     verifiedThrough: message.verified_through === undefined ? base.verifiedThrough : message.verified_through,
     serverTime: message.server_time,
     receivedAt,
-    clockOffset: full ? offset : Math.max(offset, base.clockOffset),
+    clockOffset: full || recovered ? offset : Math.max(offset, base.clockOffset),
     ratePerS: message.rate_per_s ?? base.ratePerS,
     summary,
     resultOrder: order(full ? [] : base.resultOrder, summary.results),
@@ -139,14 +150,24 @@ export function mergePoints<P extends readonly [number, ...unknown[]]>(
   return [...byTime.values()].filter((point) => point[0] >= oldest).sort((a, b) => a[0] - b[0]);
 }
 
-function mergeCharts(old: Charts, changed: Partial<Charts> | undefined, oldest: number): Charts {
-  const counts = mergePoints(old.execution_count_chart, changed?.execution_count_chart, oldest);
-  const times = mergePoints(old.response_time_chart, changed?.response_time_chart, oldest);
-  const rates = mergePoints(old.success_rate_chart, changed?.success_rate_chart, oldest);
-  const same =
-    counts === old.execution_count_chart && times === old.response_time_chart && rates === old.success_rate_chart;
-  return same ? old : { execution_count_chart: counts, response_time_chart: times, success_rate_chart: rates };
+/** Distributions come whole; of others, changed points overlay. A chart of another type than before is a new one. */
+function mergeCharts(old: State["charts"], changed: Charts | undefined, oldest: number): State["charts"] {
+  const merged = new Map<string, ChartData>();
+  let differs = false;
+  for (const id of new Set([...old.keys(), ...Object.keys(changed ?? {})])) {
+    const before = old.get(id);
+    const now = changed?.[id];
+    const known = before && (!now || now.type === before.type) ? before : null;
+    const type = (now ?? before)!.type;
+    const points = isDistribution(type) ? (now?.points ?? known!.points) : mergePoints(known?.points ?? [], now?.points, oldest);
+    const chart = known && points === known.points ? known : { type, points };
+    merged.set(id, chart);
+    differs ||= chart !== before;
+  }
+  return differs ? merged : old;
 }
+
+const isDistribution = (type: ChartData["type"]): boolean => type === "confidence_chart";
 
 function mergeSummary(old: Summary, changed: Partial<Summary> | undefined): Summary {
   if (!changed) return old;

@@ -1,21 +1,11 @@
-// Puts state into the page: figures, lists, table, connection. Touches only what changed; text only, never markup.
+// Puts state into the page: figures, lists, connection. Touches only what changed; text only, never markup.
 import type { Status } from "./connection";
+import { byId, setAttribute, setText } from "./dom";
 import * as format from "./format";
+import { t } from "./i18n";
 import type { Summary } from "./protocol";
+import { methodName, verdictName } from "./specs";
 import { currentRate, type State } from "./state";
-
-export function byId<E extends HTMLElement = HTMLElement>(id: string): E {
-  const element = document.getElementById(id);
-  if (!element) throw new Error(`no element #${id}`);
-  return element as E;
-}
-
-const setText = (element: Element, text: string): void => {
-  if (element.textContent !== text) element.textContent = text;
-};
-const setAttribute = (element: Element, name: string, value: string): void => {
-  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
-};
 
 function setFigure(testId: string, raw: number | string | null, text: string): void {
   const element = document.querySelector(`[data-testid="${testId}"]`)!;
@@ -33,7 +23,7 @@ export function renderFigures(state: State, now: number, connected: boolean): vo
   setFigure("mean-time", summary.mean_execution_time_ms, format.milliseconds(summary.mean_execution_time_ms));
   setFigure("p95-time", summary.p95_execution_time_ms, format.milliseconds(summary.p95_execution_time_ms));
   setFigure("failed-executions", known(summary.failed_executions), ready ? format.count(summary.failed_executions) : format.none);
-  setFigure("mean-confidence", summary.mean_confidence, summary.mean_confidence?.toFixed(3) ?? format.none);
+  setFigure("mean-confidence", summary.mean_confidence, format.confidence(summary.mean_confidence));
 }
 
 export function renderConnection(state: State, status: Status, now: number): void {
@@ -41,9 +31,9 @@ export function renderConnection(state: State, status: Status, now: number): voi
   setAttribute(pill, "data-state", status.kind);
   const wait = status.kind === "reconnecting" && status.retryAt !== null ? Math.max(1, Math.ceil((status.retryAt - Date.now()) / 1000)) : 0;
   const words =
-    status.kind === "live" ? "Live" : status.kind === "connecting" ? "Connecting…" : wait ? `Reconnecting in ${wait} s` : "Reconnecting…";
+    status.kind !== "reconnecting" ? t(`connection.${status.kind}`) : wait ? t("connection.reconnectingIn", { n: wait }) : t("connection.reconnecting");
   setText(pill, words);
-  setAttribute(pill, "title", status.kind === "reconnecting" && status.reason ? `Because ${status.reason}` : "");
+  setAttribute(pill, "title", status.kind === "reconnecting" && status.reason ? t("connection.because", { reason: status.reason }) : "");
   byId("retry").hidden = !wait;
   setFigure("position", state.position, state.position || format.none);
   const verified = state.verifiedThrough;
@@ -111,9 +101,8 @@ class BarList {
   }
 }
 
-const methods = new BarList(byId("methods"), "method-", (name) => methodNames[name] ?? name);
-const methodNames: Record<string, string> = { rule: "Rules", llm: "Language model", hybrid: "Hybrid" };
-const results = new BarList(byId("results"), "result-", (verdict) => verdict || "(no verdict)");
+const methods = new BarList(byId("methods"), "method-", methodName);
+const results = new BarList(byId("results"), "result-", verdictName);
 const resultsShown = 50;
 let lastSummary: Summary | null = null;
 let lastOrder: readonly string[] | null = null;
@@ -126,43 +115,7 @@ export function renderLists(state: State): void {
   methods.render([...new Set(["rule", "llm", "hybrid", ...Object.keys(summary.methods)])], summary.methods, ready);
   results.render(state.resultOrder.slice(0, resultsShown), summary.results, ready);
   const more = state.resultOrder.length - resultsShown;
-  setText(byId("results-note"), !ready ? "" : more > 0 ? `and ${format.count(more)} more verdicts` : state.resultOrder.length ? "" : "No verdicts yet");
-}
-
-let lastWorkflows: State["workflows"] | null = null;
-const workflowRows = new Map<string, HTMLTableRowElement>();
-
-export function renderWorkflows(state: State): void {
-  if (lastWorkflows === state.workflows) return;
-  lastWorkflows = state.workflows;
-  const body = byId<HTMLTableSectionElement>("workflows");
-  const rows = state.workflows.map((workflow) => {
-    let row = workflowRows.get(workflow.workflow_id);
-    if (!row) {
-      row = document.createElement("tr");
-      const head = document.createElement("th");
-      head.scope = "row";
-      const link = document.createElement("a");
-      link.textContent = link.title = workflow.workflow_id;
-      link.dataset.workflow = workflow.workflow_id;
-      head.append(link);
-      row.append(head, document.createElement("td"), document.createElement("td"), document.createElement("td"));
-      workflowRows.set(workflow.workflow_id, row);
-    }
-    const { total_executions: total, successful_executions: good } = workflow;
-    row.querySelector("a")!.href = `?${new URLSearchParams({ timeframe: state.timeframe, workflow_id: workflow.workflow_id })}`;
-    setText(row.cells[1]!, format.count(total));
-    setText(row.cells[2]!, format.percent(total ? good / total : null));
-    setText(row.cells[3]!, format.milliseconds(workflow.mean_execution_time_ms));
-    return row;
-  });
-  for (const [id, row] of workflowRows) {
-    if (rows.includes(row)) continue;
-    row.remove();
-    workflowRows.delete(id);
-  }
-  if (rows.some((row, i) => body.rows[i] !== row)) body.append(...rows);
-  byId("workflows-note").hidden = !state.ready || rows.length > 0;
+  setText(byId("results-note"), !ready ? "" : more > 0 ? t("results.more", { n: more }) : state.resultOrder.length ? "" : t("results.none"));
 }
 
 /** Shown instead of charts while nothing has been judged yet. */

@@ -2,7 +2,9 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { backoffMs } from "../src/connection";
 import * as format from "../src/format";
-import { historySeries, liveSeries, niceCeiling } from "../src/series";
+import { frameAt, plot, rest } from "../src/points";
+import type { Point } from "../src/protocol";
+import { liveSeries, niceCeiling } from "../src/series";
 import { apply, initialState, type State } from "../src/state";
 
 const t0 = 1_700_000_000;
@@ -17,7 +19,6 @@ const state: State = apply(
     live_bucket_s: 5,
     live_window_s: 600,
     live: [[t0 - 100, 50, 5, 4, 9], [t0 - 10, 60, 0, 4, 9], [t0, 2, 0, 3, 3]],
-    charts: { execution_count_chart: [[t0 - 200, 7, 1]], response_time_chart: [[t0 - 200, 4, 9]], success_rate_chart: [[t0 - 200, 0.9]] },
   },
   0,
 );
@@ -66,14 +67,59 @@ test("times rise strictly, whatever the moment", () => {
   }
 });
 
+const frame = frameAt(t0 + 1, 300, 3600);
+const bucket = frame.to - 300; // the one that is filling
+
 test("the time frame has all its buckets, counts 0 and times null where nothing was", () => {
-  const { counts, times, success, from, to } = historySeries(state, 1);
-  assert.equal(to - from, 3600);
-  assert.equal(counts[0].length, 12);
-  assert.equal(at(counts, t0 - 50), 7);
-  assert.equal(at(counts, t0 - 350), 0);
-  assert.equal(at(times, t0 - 350), null);
-  assert.equal(at(success, t0 - 50), 0.9);
+  assert.equal(frame.to - frame.from, 3600);
+  const counts = plot("execution_count_chart", [[bucket, 7, 1]], frame)!;
+  assert.equal(counts.columns[0].length, 12);
+  assert.equal(at(counts.columns, bucket + 150), 7);
+  assert.equal(at(counts.columns, bucket + 150, 2), 1);
+  assert.equal(at(counts.columns, bucket - 150), 0);
+  const times = plot("response_time_chart", [[bucket, 4, 9]], frame)!;
+  assert.equal(at(times.columns, bucket + 150, 2), 9);
+  assert.equal(at(times.columns, bucket - 150), null);
+  assert.equal(at(plot("success_rate_chart", [[bucket, 0.9]], frame)!.columns, bucket + 150), 0.9);
+  assert.equal(plot("workflows_chart", [], frame), null);
+});
+
+test("stacks are drawn as sums from the top and said as they are", () => {
+  const { columns, values, names } = plot("methods_chart", [[bucket, 5, 3, 2]], frame)!;
+  assert.deepEqual([1, 2, 3].map((line) => at(columns, bucket + 150, line)), [10, 5, 2]);
+  assert.deepEqual(values.map((column) => column.at(-1)), [5, 3, 2]);
+  assert.deepEqual(names, ["rule", "llm", "hybrid"]);
+  assert.deepEqual(values.map((column) => column[0]), [0, 0, 0]);
+});
+
+test("results: the most frequent verdicts have a line, the others one together, and nothing is lost", () => {
+  const counts = Object.fromEntries(Array.from({ length: 9 }, (_, i) => [`v${i}`, 10 - i]));
+  const points: Point[] = [[bucket, counts], [bucket - 300, { v8: 1, __proto__x: 2 }]];
+  const { columns, values, names } = plot("results_chart", points, frame)!;
+  assert.deepEqual(names, ["v0", "v1", "v2", "v3", "v4", "v5", rest]);
+  assert.deepEqual(values.map((column) => column.at(-1)), [10, 9, 8, 7, 6, 5, 4 + 3 + 2]);
+  assert.equal(at(columns, bucket + 150), 54);
+  assert.equal(at(columns, bucket - 150), 3);
+});
+
+test("verdicts keep their order while they are the same ones", () => {
+  const first = plot("results_chart", [[bucket, { ok: 5, inspect: 4 }]], frame)!;
+  assert.deepEqual(first.names, ["ok", "inspect"]);
+  assert.deepEqual(plot("results_chart", [[bucket, { ok: 5, inspect: 9 }]], frame, first.names)!.names, ["ok", "inspect"]);
+  assert.deepEqual(plot("results_chart", [[bucket, { ok: 5, inspect: 9, no: 6 }]], frame, first.names)!.names, ["inspect", "no", "ok"]);
+});
+
+test("tracked inputs: mean, p95, min and max are drawn, the count is said", () => {
+  const { columns, values, names } = plot("tracked_inputs_chart", [[bucket, 3, 70.5, 60, 90, 88]], frame)!;
+  assert.equal(columns.length, 5);
+  assert.deepEqual(names.map((name, i) => [name, values[i]!.at(-1)]), [["mean", 70.5], ["p95", 88], ["min", 60], ["max", 90], ["count", 3]]);
+  assert.equal(at(columns, bucket - 150), null, "no value is a gap, not a zero");
+});
+
+test("the confidence distribution has its 20 bins, whatever came", () => {
+  const { columns, from, to } = plot("confidence_chart", [[0.15000000000000002, 2], [0.95, 7]], frame)!;
+  assert.deepEqual([from, to, columns[0].length], [0, 1, 20]);
+  assert.deepEqual([columns[1]![3], columns[1]![19], columns[1]![0]], [2, 7, 0]);
 });
 
 test("nice ceilings", () => {

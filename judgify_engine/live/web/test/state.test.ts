@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { parse, type Message } from "../src/protocol";
+import { isFigures, parse, type Message } from "../src/protocol";
 import { apply, currentRate, initialState, mergePoints, serverNow, type State } from "../src/state";
 
 const t0 = 1_700_000_000; // a multiple of 5 but not of 300
@@ -28,9 +28,9 @@ function full(more: Partial<Message> = {}): Message {
     timeframe: "1h",
     bucket_s: 300,
     charts: {
-      execution_count_chart: [[t0 - 500, 40, 1], [t0 - 200, 10, 0]],
-      response_time_chart: [[t0 - 200, 4, 9]],
-      success_rate_chart: [[t0 - 200, 1]],
+      count: { type: "execution_count_chart", points: [[t0 - 500, 40, 1], [t0 - 200, 10, 0]] },
+      time: { type: "response_time_chart", points: [[t0 - 200, 4, 9]] },
+      confidence: { type: "confidence_chart", points: [[0.9, 3], [0.95, 47]] },
     },
     live: [[t0 - 10, 60, 0, 4, 9], [t0 - 5, 62, 1, 4, 9]],
     live_bucket_s: 5,
@@ -110,10 +110,57 @@ test("a full message forgets what it does not carry", () => {
   assert.deepEqual(state.summary.results, { ok: 1 });
 });
 
+test("what was recovered overlays: figures that did not change meanwhile stay", () => {
+  const before = started();
+  const missed = full({
+    position: "0/9-1",
+    resume: "0/9-1@server",
+    recovered: true,
+    summary: { total_executions: 22700 },
+    charts: { count: { type: "execution_count_chart", points: [[t0 - 200, 15, 0]] } },
+    live: [],
+    workflows: [{ workflow_id: "small", total_executions: 6, successful_executions: 6, mean_execution_time_ms: 1 }],
+  });
+  const after = apply(before, missed, 200);
+  assert.deepEqual(after.charts.get("count")!.points, [[t0 - 500, 40, 1], [t0 - 200, 15, 0]]);
+  assert.equal(after.charts.get("time"), before.charts.get("time"));
+  assert.deepEqual(after.live, before.live);
+  assert.equal(after.summary.total_executions, 22700);
+  assert.equal(after.summary.results["ok"], 17114);
+  assert.deepEqual(after.workflows.map((row) => [row.workflow_id, row.total_executions]), [["big", 22694], ["small", 6]]);
+  assert.equal(after.resume, "0/9-1@server");
+});
+
+test("what could not be recovered replaces everything, and nothing is recovered into nothing", () => {
+  const whole = full({ recovered: false, charts: {}, live: [], workflows: [] });
+  const after = apply(started(), whole, 200);
+  assert.equal(after.charts.size, 0);
+  assert.deepEqual(after.live, []);
+  assert.equal(apply(initialState, full({ recovered: true }), 1), initialState);
+});
+
+test("one names the server's own token when coming back, and the position where it gives none", () => {
+  assert.equal(started().resume, "0/1A2B3C4-17");
+  const state = apply(started({ resume: "a@1" }), update({ resume: "b@1", position: "0/2-1" }), 101);
+  assert.equal(state.resume, "b@1");
+});
+
+test("a distribution is replaced whole; a chart of another type is another chart; an id may be anything", () => {
+  const changed = parsed(
+    `{"type":"real_time_update","server_time":${t0 + 1},"charts":{"confidence":{"type":"confidence_chart","points":[[0.9,4]]},` +
+      `"count":{"type":"success_rate_chart","points":[[${t0 - 200},0.5]]},"__proto__":{"type":"methods_chart","points":[]}}}`,
+  );
+  const state = apply(started(), changed, 101);
+  assert.deepEqual(state.charts.get("confidence")!.points, [[0.9, 4]]);
+  assert.deepEqual(state.charts.get("count"), { type: "success_rate_chart", points: [[t0 - 200, 0.5]] });
+  assert.equal(state.charts.get("__proto__")!.type, "methods_chart");
+  assert.equal(apply(started(), full({ type: "dashboard_update", charts: {} }), 102).charts.size, 0);
+});
+
 test("points older than the window are dropped, even when nothing new comes", () => {
   const later = apply(started(), update({ server_time: t0 + 3500 }), 3600);
   assert.deepEqual(later.live, []);
-  assert.deepEqual(later.charts.execution_count_chart.map((point) => point[0] - t0), [-200]);
+  assert.deepEqual(later.charts.get("count")!.points.map((point) => point[0] - t0), [-200]);
 });
 
 test("mergePoints puts a point in the place of the one of the same time and sorts", () => {
@@ -136,15 +183,23 @@ test("silence on a connection that is up means a rate of zero; on one that is do
   assert.equal(currentRate(state, 107, false), 12.4);
 });
 
-test("parse refuses what it does not know", () => {
-  for (const text of ["", "nonsense", "null", "[]", "42", '{"type":"other","server_time":1}', '{"type":"initial_data"}', new Uint8Array(1)]) {
+function parsed(text: string): Message {
+  const message = parse(text);
+  if (!message || !isFigures(message)) throw new Error(`no figures in ${text}`);
+  return message;
+}
+
+test("parse refuses what is no message", () => {
+  for (const text of ["", "nonsense", "null", "[]", "42", '{"type":7}', '{"type":"initial_data"}', new Uint8Array(1)]) {
     assert.equal(parse(text), null);
   }
-  assert.equal(parse('{"type":"real_time_update","server_time":1,"later":true}')?.type, "real_time_update");
+  assert.equal(parsed('{"type":"real_time_update","server_time":1,"later":true}').type, "real_time_update");
+  const other = parse('{"type":"alerts","firing":2}')!;
+  assert.ok(!isFigures(other), "for a panel, not for the figures");
 });
 
 test("a verdict named like a property of Object is a verdict", () => {
-  const message = parse(JSON.stringify(full()).replace('"inspect":5581', '"__proto__":5581,"constructor":1'))!;
+  const message = parsed(JSON.stringify(full()).replace('"inspect":5581', '"__proto__":5581,"constructor":1'));
   const state = apply(initialState, message, 1);
   assert.deepEqual(state.resultOrder, ["ok", "__proto__", "constructor"]);
   assert.equal(state.summary.results["__proto__"], 5581);
