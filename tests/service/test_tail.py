@@ -166,29 +166,33 @@ async def test_every_process_shows_every_judgment(
 ) -> None:
     """Whoever judged it, and also after Redis was emptied; a stop says goodbye."""
     engines = [start_engine(database, settings={"JUDGIFY_REDIS_URL": redis_url}) for _ in range(2)]
-    async with new_tenant(engines[0].url, database) as one, Client(engines[1].url, one.token, one.tenant_id) as two:
-        async with tail(one) as first, tail(two) as second:
-            made = [(await client.judge())["judgment_id"] for client in (one, two) * 10]
-            for opened in (first, second):
-                await opened.shows(20)
-                assert (sorted(opened.ids), opened.gaps) == (sorted(made), 0)
-            with redis.Redis.from_url(redis_url) as connection:
-                connection.flushdb()
-            more: list[str] = []
+    async with (
+        new_tenant(engines[0].url, database) as one,
+        Client(engines[1].url, one.token, one.tenant_id) as two,
+        tail(one) as first,
+        tail(two) as second,
+    ):
+        made = [(await client.judge())["judgment_id"] for client in (one, two) * 10]
+        for opened in (first, second):
+            await opened.shows(20)
+            assert (sorted(opened.ids), opened.gaps) == (sorted(made), 0)
+        with redis.Redis.from_url(redis_url) as connection:
+            connection.flushdb()
+        more: list[str] = []
 
-            async def goes_on() -> bool:
-                more.append((await one.judge())["judgment_id"])
-                return all(set(opened.ids) & set(more) for opened in (first, second))
+        async def goes_on() -> bool:
+            more.append((await one.judge())["judgment_id"])
+            return all(set(opened.ids) & set(more) for opened in (first, second))
 
-            await until(goes_on, "both go on", 30)
-            for opened in (first, second):
-                await until(lambda opened=opened: more[-1] in opened.ids, "the last one comes")
-                assert len(opened.ids) == len(set(opened.ids)), "a judgment came twice"
-                assert set(opened.ids) - set(more) == set(made)
-                assert opened.gaps or set(more) <= set(opened.ids), "some are missing, and it did not say so"
-            engines[0].terminate()
-            await until(lambda: first.socket.closed, "the tail of the process that stopped ends")
-            assert first.socket.close_code == aiohttp.WSCloseCode.GOING_AWAY
-            last: dict[str, Any] = await two.judge()
-            await until(lambda: last["judgment_id"] in second.ids, "the other one goes on", 30)
+        await until(goes_on, "both go on", 30)
+        for opened in (first, second):
+            await until(lambda opened=opened: more[-1] in opened.ids, "the last one comes")
+            assert len(opened.ids) == len(set(opened.ids)), "a judgment came twice"
+            assert set(opened.ids) - set(more) == set(made)
+            assert opened.gaps or set(more) <= set(opened.ids), "some are missing, and it did not say so"
+        engines[0].terminate()
+        await until(lambda: first.socket.closed, "the tail of the process that stopped ends")
+        assert first.socket.close_code == aiohttp.WSCloseCode.GOING_AWAY
+        last: dict[str, Any] = await two.judge()
+        await until(lambda: last["judgment_id"] in second.ids, "the other one goes on", 30)
     assert engines[1].terminate() == 0
