@@ -30,6 +30,8 @@ from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
 from judgify_engine.live.page import PageRoutes, with_sessions
 from judgify_engine.live.session import DashboardRoutes
+from judgify_engine.live.tail import TailRoutes
+from judgify_engine.live.tail_reader import TailReader
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.accepted import Accepted
 from judgify_engine.pipeline.access import SCOPES, Access, Grant
@@ -38,6 +40,7 @@ from judgify_engine.pipeline.action_intake import ActionIntake, join_group
 from judgify_engine.pipeline.action_loop import ActionLoop
 from judgify_engine.pipeline.batch_loop import BatchLoop
 from judgify_engine.pipeline.doze import Doze
+from judgify_engine.pipeline.explaining import Explainer
 from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.partition_queue import PartitionQueue
 from judgify_engine.pipeline.quarantine_loop import Quarantine
@@ -96,6 +99,7 @@ class Parts:
         self._build_scaling(streams, team, quotas)
         access = self._access(quotas)
         self.dashboards = DashboardRoutes(self._followers.hub, access, metrics, quotas)
+        self._tails = TailReader(streams, self._followers.publisher.demand)
         self._judging = Judging(self._followers.registry, self.queues, JudgmentReader(judgments), metrics, self._accepted)
         self.direct = Direct(
             self._judging, access, self.admission, self._available, EXECUTE_PATH, metrics, self._quarantine, quotas
@@ -158,8 +162,11 @@ class Parts:
             lambda: self._followers.publisher.state,
             build_openapi(),
         )
+        explainer, actions = Explainer(WorkflowStore(judgments)), ActionStore(judgments)
         groups = (
-            JudgmentRoutes(judging, reader, access, self.admission, self._available, metrics, self._quarantine, quotas),
+            JudgmentRoutes(
+                judging, reader, access, self.admission, self._available, metrics, self._quarantine, quotas, explainer, actions
+            ),
             QuarantineRoutes(QuarantineStore(judgments), judging, reader, access, self.admission),
             QualityRoutes(QualityReader(rollups), access),
             SummaryRoutes(SummaryReader(rollups, slot), access),
@@ -168,9 +175,10 @@ class Parts:
             MetricsRoutes(ChartReader(rollups, slot), access, config.metrics.keep_days),
             ScalingRoutes(self._scaling, access),
             WorkflowRoutes(WorkflowStore(judgments), self._followers.registry, access, self.admission, self._follow),
-            ActionRoutes(ActionStore(judgments), reader, self._actions, access),
+            ActionRoutes(actions, reader, self._actions, access),
             operate,
             self.dashboards,
+            TailRoutes(self._tails, self.dashboards, metrics, quotas),
             PageRoutes(TokenStore(judgments), access, config.live.session_ttl_s),
         )
         return with_sessions(route for group in groups for route in group.routes())
@@ -188,6 +196,7 @@ class Parts:
             tasks.create_task(database.watch(stop), name="database-watch")
         self._followers.start(tasks, stop)
         tasks.create_task(self.dashboards.run(stop), name="dashboards")
+        tasks.create_task(self._tails.run(stop), name="tails")
         tasks.create_task(self._act(stop), name="actions")
         tasks.create_task(self._intake.watch(stop), name="actions-watch")
         for stream in JUDGMENTS:
@@ -214,5 +223,6 @@ class Parts:
             ("judgify_requests_under_way", "Requests admitted and not answered.", {}, self.admission.requests),
             ("judgify_request_bytes_under_way", "Bytes of their bodies.", {}, self.admission.bytes),
             ("judgify_dashboards", "Open dashboards.", {}, self._followers.hub.sockets),
+            ("judgify_tails", "Open live tails.", {}, self._tails.tails),
             ("judgify_database_available", "1 while PostgreSQL answers.", {}, float(self._judgments.available)),
         ]

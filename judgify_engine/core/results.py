@@ -5,10 +5,17 @@ from typing import Any
 
 import msgspec
 
-from judgify_engine.core.depth import is_deep
+from judgify_engine.core.depth import is_deep, is_deep_sql
 
 RESULT_CHARS = 64
 REMEMBERED_CHARS = 1024
+FAILED = "failed"
+"""What judgments are counted as whose judging failed, whatever is in their result."""
+RESULT_SQL = f"""
+ CASE WHEN status <> 'completed' THEN '{FAILED}' WHEN {is_deep_sql("final_result")} THEN ''
+      WHEN jsonb_typeof(final_result -> 'verdict') = 'string' THEN left(final_result ->> 'verdict', {RESULT_CHARS})
+      ELSE '' END"""
+"""The same of a row, as an expression in SQL."""
 
 
 class _Named(msgspec.Struct):
@@ -37,3 +44,8 @@ def _read_result_name(final_result: str) -> str:
 
 
 _short_result_name = lru_cache(maxsize=8192)(_read_result_name)
+
+
+def result_of(status: str, final_result: str) -> str:
+    """What a judgment is counted as."""
+    return result_name(final_result) if status == "completed" else FAILED

@@ -329,6 +329,17 @@ def _note_fields(tokens: list[tuple[str, str]], fields: dict[str, set[str] | Non
             known.add(after[1])
 
 
+def names_in(when: str) -> list[str]:
+    """The fields that a condition names, as `input.temperature`; `input` alone where it uses the whole."""
+    fields: dict[str, set[str] | None] = {"input": set(), "context": set()}
+    _note_fields(_tokens(when), fields)
+    return [name for whole, known in fields.items() for name in _paths(whole, known)]
+
+
+def _paths(whole: str, names: set[str] | None) -> list[str]:
+    return [whole] if names is None else [f"{whole}.{name}" for name in sorted(names)]
+
+
 def _sorted(names: set[str] | None) -> tuple[str, ...] | None:
     return None if names is None else tuple(sorted(names))
 

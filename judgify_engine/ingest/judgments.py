@@ -6,28 +6,40 @@ import binascii
 import time
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
 from aiohttp import web
 
 from judgify_engine.core.model import METHODS
+from judgify_engine.core.results import RESULT_CHARS
 from judgify_engine.errors import DatabaseUnavailable, InvalidField, NotFound, QuotaExceeded, Rejected, UnsupportedEncoding
 from judgify_engine.ingest.admission import Admission, too_large
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.access import Access, Grant
+from judgify_engine.pipeline.explaining import Explainer
 from judgify_engine.pipeline.judging import Judging
 from judgify_engine.pipeline.quarantine_loop import Quarantine
 from judgify_engine.pipeline.quotas import Quotas
-from judgify_engine.store.judgments import JudgmentReader, ListFilter
+from judgify_engine.store.judgments import JudgmentReader, ListFilter, Place
+from judgify_engine.wire.actions import ActionFilter
 from judgify_engine.wire.answer import JudgmentPage, record_of
+from judgify_engine.wire.explained import explained_of
 from judgify_engine.wire.request import IDEMPOTENCY_KEY, decode_execute
 
 EXECUTE_PATH = "/api/v1/judgments/execute"
 DEFAULT_LIMIT, MAX_LIMIT = 50, 500
+MAX_ACTIONS = 100
+"""Of one judgment, in its record."""
 READ_TIMEOUT_S = 30.0
 JSON = "application/json"
+
+
+class ActionRows(Protocol):
+    """Where the actions of judgments are; see store/actions."""
+
+    async def page(self, tenant_id: str, wanted: ActionFilter, before: UUID | None, limit: int) -> tuple[list[Any], bool]: ...
 
 
 class JudgmentRoutes:
@@ -43,8 +55,10 @@ class JudgmentRoutes:
         metrics: Metrics,
         quarantine: Quarantine,
         quotas: Quotas,
+        explainer: Explainer,
+        actions: ActionRows,
     ) -> None:
-        self._quotas = quotas
+        self._quotas, self._explainer, self._actions = quotas, explainer, actions
         self._judging, self._reader, self._access, self._admission = judging, reader, access, admission
         self._database_available, self._metrics, self._quarantine = database_available, metrics, quarantine
 
@@ -106,20 +120,25 @@ class JudgmentRoutes:
                 self._quotas.charge(grant, size)
 
     async def get(self, request: web.Request) -> web.Response:
-        """One record."""
+        """One record; with `?explain=true` also its rules, asked again, and its actions."""
         grant = await self._access.check(request.headers.get("Authorization"), "read")
         text = request.match_info["judgment_id"]
         judgment_id = uuid_of(text)
+        explain = one_of(checked_query(request, {"explain"}), "explain", ("true", "false")) == "true"
         row = await self._reader.get(grant.tenant_id, judgment_id) if judgment_id else None
         if row is None:
             raise NotFound(f"there is no judgment {text[:80]!r}")
-        return web.Response(body=msgspec.json.encode(record_of(row)), content_type=JSON)
+        if not explain:
+            return web.Response(body=msgspec.json.encode(record_of(row)), content_type=JSON)
+        explained = await self._explainer.explain(grant.tenant_id, row)
+        actions, _ = await self._actions.page(grant.tenant_id, ActionFilter(judgment_id=row["id"]), None, MAX_ACTIONS)
+        return web.Response(body=msgspec.json.encode(explained_of(row, *explained, actions)), content_type=JSON)
 
     async def page(self, request: web.Request) -> web.Response:
         """A page of records, newest first."""
         grant = await self._access.check(request.headers.get("Authorization"), "read")
         query = checked_query(
-            request, {"workflow_id", "status", "method_used", "created_from", "created_to", "limit", "cursor"}
+            request, {"workflow_id", "status", "method_used", "result", "created_from", "created_to", "limit", "cursor"}
         )
         wanted = ListFilter(
             workflow_id=query.get("workflow_id"),
@@ -127,11 +146,11 @@ class JudgmentRoutes:
             method_used=one_of(query, "method_used", METHODS),
             created_from_us=time_us(query, "created_from"),
             created_to_us=time_us(query, "created_to"),
+            result=result_of(query),
         )
-        limit = limit_of(query)
-        rows, more = await self._reader.page(grant.tenant_id, wanted, decode_cursor(query.get("cursor")), limit)
-        cursor = encode_cursor(rows[-1]["id"]) if more else None
-        page = JudgmentPage([record_of(row) for row in rows], cursor)
+        before = decode_place(query.get("cursor"))
+        rows, place = await self._reader.page(grant.tenant_id, wanted, before, limit_of(query))
+        page = JudgmentPage([record_of(row) for row in rows], None if place is None else encode_place(place))
         return web.Response(body=msgspec.json.encode(page), content_type=JSON)
 
 
@@ -205,6 +224,15 @@ def time_us(query: dict[str, str], name: str) -> int | None:
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
+def result_of(query: dict[str, str]) -> str | None:
+    """The parameter `result`, which may be empty. Raises InvalidField."""
+    text = query.get("result")
+    if text is not None and len(text) > RESULT_CHARS:
+        detail = f"result has at most {RESULT_CHARS} characters, as the figures of results have it, got {len(text)}"
+        raise InvalidField(detail, field="result")
+    return text
+
+
 def uuid_of(text: str) -> UUID | None:
     """The UUID, or None: it is none."""
     try:
@@ -226,3 +254,22 @@ def decode_cursor(text: str | None) -> UUID | None:
         return UUID(bytes=base64.urlsafe_b64decode(text + "=="))
     except (ValueError, binascii.Error):
         raise InvalidField("cursor is not one that this server gave out", field="cursor") from None
+
+
+def encode_place(place: Place) -> str:
+    """Where a page of judgments ended, as text for the next request."""
+    packed = place.created_at_us.to_bytes(8, "big", signed=True) + place.id.bytes
+    return base64.urlsafe_b64encode(packed).decode()
+
+
+def decode_place(text: str | None) -> Place | None:
+    """The other way. Raises InvalidField."""
+    if text is None:
+        return None
+    try:
+        packed = base64.b64decode(text, altchars=b"-_", validate=True)
+    except (ValueError, binascii.Error):
+        packed = b""
+    if len(packed) == 24:
+        return Place(int.from_bytes(packed[:8], "big", signed=True), UUID(bytes=packed[8:]))
+    raise InvalidField("cursor is not one that this server gave out", field="cursor")

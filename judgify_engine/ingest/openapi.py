@@ -9,12 +9,14 @@ from judgify_engine import __version__
 from judgify_engine.core.charts import DEFAULT_METRICS, JUDGED
 from judgify_engine.core.dashboards import BUCKETS_S, CHARTS, MAX_WORKFLOW_IDS, Dashboard
 from judgify_engine.core.quality import KINDS
+from judgify_engine.core.results import RESULT_CHARS
 from judgify_engine.core.rules import WorkflowDefinition
 from judgify_engine.ingest.metrics import FORMATS, MAX_METRICS
 from judgify_engine.ingest.workflows import WorkflowAnswer, WorkflowPage
 from judgify_engine.wire.actions import STATES, ActionPage, ActionRecord, AttemptPage, ReplayedActions
 from judgify_engine.wire.answer import JudgmentAnswer, JudgmentPage, JudgmentRecord
 from judgify_engine.wire.dashboards import DashboardAnswer, DashboardList, DashboardVersions
+from judgify_engine.wire.explained import ExplainedRecord
 from judgify_engine.wire.gaps import GapPage
 from judgify_engine.wire.metrics import MetricsAnswer
 from judgify_engine.wire.problem import CONTENT_TYPE, Problem
@@ -29,6 +31,7 @@ _TYPES = (
     ExecuteRequest,
     JudgmentAnswer,
     JudgmentRecord,
+    ExplainedRecord,
     JudgmentPage,
     WorkflowDefinition,
     WorkflowAnswer,
@@ -93,6 +96,15 @@ _FILTERS = (
     _parameter("created_from", "query", _TIME, "Not before."),
     _parameter("created_to", "query", _TIME, "Before."),
 )
+_RESULT = _parameter(
+    "result",
+    "query",
+    {"type": "string", "maxLength": RESULT_CHARS},
+    "With this result only, as the figures have it: `final_result.verdict`; empty: without one; `failed`: of failed judgments.",
+)
+_EXPLAIN = _parameter(
+    "explain", "query", {"enum": ["true", "false"], "default": "false"}, "Also the rules, asked again, and the actions."
+)
 
 _DASHBOARD_ID = _parameter("dashboard_id", "path", {"type": "string", "pattern": WORKFLOW_ID}, "The dashboard's id.")
 _TAG = {"type": "string", "pattern": '^"[0-9]+"$'}
@@ -136,12 +148,12 @@ _OPERATIONS = (
     ),
     _Operation(
         "get", "/api/v1/judgments", "Judgments", "List, newest first", "read", {200: (JudgmentPage, "A page.")},
-        (401, 403, 422, 429, 503), None, (*_FILTERS, _LIMIT, _CURSOR),
+        (401, 403, 422, 429, 503), None, (*_FILTERS, _RESULT, _LIMIT, _CURSOR),
     ),
     _Operation(
         "get", "/api/v1/judgments/{judgment_id}", "Judgments", "One whole record", "read",
-        {200: (JudgmentRecord, "The record.")}, (401, 403, 404, 429, 503), None,
-        (_parameter("judgment_id", "path", _UUID, "As the answer gave it."),),
+        {200: (ExplainedRecord, "The record.")}, (401, 403, 404, 422, 429, 503), None,
+        (_parameter("judgment_id", "path", _UUID, "As the answer gave it."), _EXPLAIN),
     ),
     _Operation(
         "get", "/api/v1/judgments/{judgment_id}/actions", "Actions", "What was tried for a judgment, newest first", "read",
@@ -272,6 +284,10 @@ _OPERATIONS = (
             _parameter("position", "query", {"type": "string"}, "`resume` of the last message seen: go on from there."),
             _parameter("definition_version", "query", {"type": "integer", "minimum": 0}, "Of the last message seen."),
         ),
+    ),
+    _Operation(
+        "get", "/ws/tail", "Live", "Judgments as they come, over WebSocket (see PROTOCOL.md)", "read",
+        {101: (None, "Switching to WebSocket.")}, (401, 403, 422, 429, 503), None, (*_FILTERS[:3], _RESULT),
     ),
 )  # fmt: skip
 

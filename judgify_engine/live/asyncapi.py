@@ -6,7 +6,10 @@ import msgspec
 
 from judgify_engine import __version__
 from judgify_engine.core.dashboards import BUCKETS_S
+from judgify_engine.core.model import METHODS
+from judgify_engine.core.results import RESULT_CHARS
 from judgify_engine.wire.live import DASHBOARD_MESSAGES
+from judgify_engine.wire.tail import TAIL_MESSAGES
 
 SCHEMA = "#/components/schemas/{name}"
 
@@ -35,7 +38,20 @@ DASHBOARD = Channel(
     },
     DASHBOARD_MESSAGES,
 )
-CHANNELS = (DASHBOARD,)
+TAIL = Channel(
+    "tail",
+    "/ws/tail",
+    "Judgments as they are committed: at most 10 messages a second, 50 judgments in each; the others are counted.",
+    {},
+    {
+        "workflow_id": {"type": "string", "description": "Of this workflow only."},
+        "status": {"type": "string", "enum": ["completed", "failed"], "description": "With this status only."},
+        "method_used": {"type": "string", "enum": list(METHODS), "description": "Judged by this method only."},
+        "result": {"type": "string", "maxLength": RESULT_CHARS, "description": "With this result only."},
+    },
+    TAIL_MESSAGES,
+)
+CHANNELS = (DASHBOARD, TAIL)
 
 
 def build_asyncapi(channels: tuple[Channel, ...] = CHANNELS) -> bytes:

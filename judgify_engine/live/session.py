@@ -6,7 +6,7 @@ A socket has no task of its own: the hub writes to it, and one sweep looks all t
 import asyncio
 import contextlib
 import re
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from aiohttp import WSCloseCode, web
 from aiohttp.http import ws_ext_parse
@@ -40,6 +40,25 @@ class Places(Protocol):
 
     def enter(self) -> None: ...
     def leave(self) -> None: ...
+
+
+class Guarded(Protocol):
+    """An open socket whose token is looked up again, and which is closed when the server stops."""
+
+    @property
+    def secret(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def socket(self) -> Socket: ...
+
+
+class Entrance(NamedTuple):
+    """Who wants a socket, and how that was said."""
+
+    secret: str
+    kind: str
+    grant: Grant
 
 
 class Session:
@@ -82,7 +101,7 @@ class DashboardRoutes:
 
     def __init__(self, hub: Hub, access: Access, metrics: Metrics, quotas: Quotas) -> None:
         self._hub, self._access, self._metrics, self._quotas = hub, access, metrics, quotas
-        self.sessions: set[Session] = set()
+        self.sessions: set[Guarded] = set()
         self.places: Places | None = None
         """Where connections are counted, if anywhere."""
         self._asyncapi = build_asyncapi()
@@ -100,30 +119,43 @@ class DashboardRoutes:
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Refuses before the upgrade; then the session has the connection, and aiohttp is told that it is gone."""
-        if self._closing:
-            raise Draining("the server is stopping")
-        secret, kind = _secret_of(request)
-        grant = await self._check(secret, kind)
+        secret, kind, grant = await self.admit(request)
         key, resume = _view_key(request, grant), _resume(request)
         if not key.timeframe:
             key = key._replace(timeframe=(await self._hub.definition(*key[:2])).dashboard.timeframe)
-        ready = web.WebSocketResponse(protocols=(SUBPROTOCOL,)).can_prepare(request)
-        if not ready:
-            raise InvalidField("this address speaks WebSocket only", field="Upgrade")
-        await self._quotas.spend_or_hold(grant)
+        head, compressed = await self.shake_hands(request, grant)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._quotas.socket(grant))
             client = await self._hub.join(key, resume)
             stack.callback(self._hub.leave, client)
-            if self._closing:
-                raise Draining("the server is stopping")
-            compressed = ws_ext_parse(request.headers.get("Sec-WebSocket-Extensions"), isserver=True)[0] == 15
-            if self.places is not None:
-                self.places.enter()
-                stack.callback(self.places.leave)
+            self.take_place(stack)
             session = Session(self, self._hub, secret, kind, compressed)
-            session.begin(request, _head(request, ready.protocol, compressed), client, resume, stack)
+            session.begin(request, head, client, resume, stack)
         return web.Response(status=101)
+
+    async def admit(self, request: web.Request) -> Entrance:
+        """Who asks for a socket. Raises Draining, Unauthorized, Forbidden, Overloaded or DatabaseUnavailable."""
+        if self._closing:
+            raise Draining("the server is stopping")
+        secret, kind = _secret_of(request)
+        return Entrance(secret, kind, await self._check(secret, kind))
+
+    async def shake_hands(self, request: web.Request, grant: Grant) -> tuple[bytes, bool]:
+        """Count the request; the answer to it, and whether the client takes compressed messages."""
+        ready = web.WebSocketResponse(protocols=(SUBPROTOCOL,)).can_prepare(request)
+        if not ready:
+            raise InvalidField("this address speaks WebSocket only", field="Upgrade")
+        await self._quotas.spend_or_hold(grant)
+        compressed = ws_ext_parse(request.headers.get("Sec-WebSocket-Extensions"), isserver=True)[0] == 15
+        return _head(request, ready.protocol, compressed), compressed
+
+    def take_place(self, stack: contextlib.ExitStack) -> None:
+        """Count the connection as open until `stack` ends. Raises Draining."""
+        if self._closing:
+            raise Draining("the server is stopping")
+        if self.places is not None:
+            self.places.enter()
+            stack.callback(self.places.leave)
 
     async def run(self, stop: asyncio.Event) -> None:
         """End sockets soon after their tokens were revoked, until `stop`."""
@@ -144,7 +176,7 @@ class DashboardRoutes:
             return await self._access.check_session(secret, "read")
         return await self._access.check_token(secret, "read")
 
-    def ended(self, session: Session) -> None:
+    def ended(self, session: Guarded) -> None:
         """A session's socket is closed."""
         self.sessions.discard(session)
         if not self.sessions:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from judgify_engine.core.counts import METHOD_PREFIX, METHODS, RESULT_PREFIX
-from judgify_engine.core.depth import is_deep_sql
+from judgify_engine.core.results import RESULT_SQL
 from judgify_engine.core.samples import ALL_WORKFLOWS, EXECUTION_TIME, FINE_S, HOUR_S
 from judgify_engine.store.pipe import TIMEOUT_S
 
@@ -19,9 +19,7 @@ IS_COUNTED = f"(starts_with(metric_name, '{RESULT_PREFIX}') OR starts_with(metri
 
 RESULTS = f"""
 SELECT tenant_id, workflow_id, date_bin('{FINE_S} s', created_at, '2000-01-01Z'),
-       CASE WHEN status <> 'completed' THEN 'failed' WHEN {is_deep_sql("final_result")} THEN ''
-            WHEN jsonb_typeof(final_result -> 'verdict') = 'string' THEN left(final_result ->> 'verdict', 64) ELSE '' END,
-       count(*)
+       {RESULT_SQL}, count(*)
   FROM judgment_executions WHERE created_at >= @start AND created_at < @end GROUP BY 1, 2, 3, 4
 """
 """The results of [@start, @end) in buckets of `FINE_S`, for `NEW_RESULTS`."""

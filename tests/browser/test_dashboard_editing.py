@@ -27,6 +27,20 @@ new PerformanceObserver(list => {
   for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifted += entry.value;
 }).observe({type: 'layout-shift', buffered: true});
 """
+WATCH_SOCKETS = """
+const Own = WebSocket;
+window.asked = [];
+window.WebSocket = class extends Own {
+  constructor(url, protocols) {
+    super(url, protocols);
+    window.asked.push(url);
+    this.addEventListener('message', event => {
+      const message = JSON.parse(event.data);
+      if (message.type === 'initial_data') window.recovered = message.recovered;
+    });
+  }
+};
+"""
 
 
 @pytest.fixture
@@ -205,12 +219,7 @@ async def test_coming_back_it_names_what_it_saw_last(
         for _ in range(5):
             await client.judge(70, "test-workflow-0")
         await until(lambda: browser.value("total-executions") == "5", "there are figures")
-        browser.run(
-            "const Own = WebSocket; window.asked = [];"
-            "window.WebSocket = class extends Own { constructor(url, protocols) { super(url, protocols); window.asked.push(url);"
-            " this.addEventListener('message', e => { const m = JSON.parse(e.data);"
-            " if (m.type === 'initial_data') window.recovered = m.recovered; }); } };"
-        )
+        browser.run(WATCH_SOCKETS)
         browser.run("dispatchEvent(new Event('pagehide'))")  # as when the browser puts the page aside
         for _ in range(3):
             await client.judge(95, "test-workflow-1")

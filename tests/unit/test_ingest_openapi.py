@@ -22,6 +22,7 @@ from judgify_engine.ingest.scaling import ScalingRoutes
 from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
 from judgify_engine.live.session import DashboardRoutes
+from judgify_engine.live.tail import TailRoutes
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.wire.request import decode_body, decode_execute
 
@@ -33,7 +34,7 @@ OWN = {"/openapi.json", "/docs", "/api/v1/asyncapi.json"}  # the documents are n
 def routes() -> list[web.RouteDef]:
     anything: Any = None
     groups: list[Any] = [
-        JudgmentRoutes(anything, anything, anything, anything, anything, Metrics(), anything, anything),
+        JudgmentRoutes(anything, anything, anything, anything, anything, Metrics(), *[anything] * 4),
         QuarantineRoutes(anything, anything, anything, anything, anything),
         WorkflowRoutes(anything, anything, anything, anything, anything),
         SummaryRoutes(anything, anything),
@@ -41,6 +42,7 @@ def routes() -> list[web.RouteDef]:
         QualityRoutes(anything, anything),
         OperateRoutes(anything, anything, Metrics(), anything, anything, anything, b""),
         DashboardRoutes(anything, anything, Metrics(), anything),
+        TailRoutes(anything, anything, Metrics(), anything),
         DefinitionRoutes(anything, anything, anything, anything),
         GapRoutes(anything, anything),
         ActionRoutes(anything, anything, anything, anything),
