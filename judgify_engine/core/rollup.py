@@ -11,10 +11,21 @@ from typing import Any
 
 import msgspec
 
+from judgify_engine.core.counts import RESULT_PREFIX, CountKey, method_metric
 from judgify_engine.core.model import Change
 from judgify_engine.core.quality import fault_of
 from judgify_engine.core.results import result_name
-from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, HOUR_S, LIVE_S, Sample, SampleKey, sample_of, together
+from judgify_engine.core.samples import (
+    CONFIDENCE,
+    EXECUTION_TIME,
+    FINE_S,
+    HOUR_S,
+    LIVE_S,
+    Sample,
+    SampleKey,
+    sample_of,
+    together,
+)
 from judgify_engine.core.tracking import EARLIEST_US, LATEST_US, Tracking, tracked_time_us
 from judgify_engine.errors import Corrupt
 from judgify_engine.units import START, Position
@@ -241,6 +252,19 @@ class Delta:
         for (tenant, workflow, second, _, _), cell in self._cells.items():
             for result, count in cell.results.items():
                 key = (tenant, workflow, second - second % HOUR_S, result)
+                found[key] = found.get(key, 0) + count
+        return found
+
+    @cached_property
+    def counts(self) -> dict[CountKey, int]:
+        """How often each result and each method came. Only when all is added."""
+        found: dict[CountKey, int] = {}
+        for (tenant, workflow, second, method, _), cell in self._cells.items():
+            bucket, came = second - second % FINE_S, cell.came - cell.went
+            key = (tenant, workflow, method_metric(method), bucket)
+            found[key] = found.get(key, 0) + came
+            for result, count in cell.results.items():
+                key = (tenant, workflow, RESULT_PREFIX + result, bucket)
                 found[key] = found.get(key, 0) + count
         return found
 
