@@ -163,6 +163,22 @@ async def test_stop_while_a_slot_is_being_made(database: Database, start_engine:
     assert engine.terminate() == 0
 
 
+def test_a_signal_as_the_event_loop_begins(start_engine: Callable[..., Engine]) -> None:
+    """An exception in its own first steps would leave it neither running nor closed."""
+    early = """
+import os, signal, socket
+pair = socket.socketpair
+def signalled(*arguments):
+    made = pair(*arguments)
+    os.kill(os.getpid(), signal.SIGINT)
+    return made
+socket.socketpair = signalled"""
+    engine = start_engine(start=False, prelude=early).launch()
+    assert engine.wait(60) == 0
+    engine.check_log()
+    assert "serving" not in engine.log, engine.log
+
+
 def test_a_signal_that_python_swallows(start_engine: Callable[..., Engine]) -> None:
     """An exception in a fork hook, as in a finaliser, goes nowhere: the signal counts nevertheless, and nothing is printed."""
     swallowed = "import os, signal\nos.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))"
