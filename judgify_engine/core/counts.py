@@ -12,6 +12,8 @@ from judgify_engine.core.samples import ALL_WORKFLOWS, FINE_S, HOUR_S, BucketKey
 RESULT_PREFIX, METHOD_PREFIX = "result.", "method."
 METHODS = ("rule", "llm", "hybrid")
 COUNTED = (RESULT_PREFIX, METHOD_PREFIX)
+EVERY = {prefix + "*": prefix for prefix in COUNTED}
+"""What stands for all results, or all methods, where metrics are asked for."""
 
 CountKey = tuple[str, str, str, int]
 """tenant, workflow, metric, bucket of `FINE_S` (Unix seconds)."""

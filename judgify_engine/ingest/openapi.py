@@ -129,7 +129,8 @@ _METRICS = (
             "metric",
             "query",
             {"type": "array", "items": {"type": "string"}, "maxItems": MAX_METRICS, "default": list(DEFAULT_METRICS)},
-            f"{', '.join(JUDGED)}, `input.FIELD` for a field that a workflow tracks, or `*` for all.",
+            f"{', '.join(JUDGED)}, `input.FIELD` for a field that a workflow tracks, or `*` for all of these;"
+            " `result.NAME` and `method.NAME` for how often that came, `result.*` and `method.*` for all of them.",
         ),
         "style": "form",
         "explode": False,

@@ -97,6 +97,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (slot_name, tenant_id, range_from, range_to) WHERE resolved_at IS NULL
 DO UPDATE SET stored = excluded.stored, rolled_up = excluded.rolled_up, arm = excluded.arm
 """
+_NOT_VERIFIED = "UPDATE reconciliation SET verified_through = least(verified_through, $2) WHERE slot_name = $1"
 _RESOLVE = """
 UPDATE reconciliation_differences SET resolved_at = now()
  WHERE slot_name = $1 AND resolved_at IS NULL AND range_from >= $2 AND range_to <= $3 AND NOT tenant_id = ANY($4::text[])
@@ -245,6 +246,8 @@ class Books:
                 bounds = _moment(one.start_s), _moment(one.end_s)
                 totals = one.stored.total, one.rolled_up.total
                 await connection.execute(_RECORD, self._slot, one.tenant_id, *bounds, *totals, one.arm)
+            if found:  # at once: who sees the difference shall not read that its hours are verified
+                await connection.execute(_NOT_VERIFIED, self._slot, min(_moment(one.start_s) for one in found))
 
     async def open_ranges(self) -> list[tuple[int, int]]:
         """Where differences stand, the oldest first."""

@@ -74,7 +74,7 @@ class Dashboard:
     def total(self) -> int:
         return int(self.summary.get("total_executions", -1))
 
-    async def shows(self, total: int, within_s: float = 10.0) -> None:
+    async def shows(self, total: int, within_s: float = 30.0) -> None:
         """Wait until it shows this many judgments."""
 
         def there() -> bool:
