@@ -1,5 +1,6 @@
 """The live tail over WebSocket: judgments as they are committed, filtered here, as many as can be read."""
 
+import asyncio
 import contextlib
 import re
 
@@ -18,6 +19,8 @@ from judgify_engine.wire.tail import message_of
 from judgify_engine.wire.websocket import Message
 
 STATUSES = ("completed", "failed")
+BEAT_S = 20.0
+"""After so long without news a message says that there are none: so a client knows a silent connection from a dead one."""
 PARAMETERS = ("workflow_id", "status", "method_used", "result")
 _WORKFLOW_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")
 
@@ -25,13 +28,13 @@ _WORKFLOW_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")
 class TailSession:
     """One open tail (an `Owner` of its socket). While the socket takes nothing, the newest wait, and the rest is counted."""
 
-    __slots__ = ("_dashboards", "_metrics", "_reader", "_stack", "client", "kind", "secret", "socket")
+    __slots__ = ("_dashboards", "_loop", "_metrics", "_sent_s", "_stack", "client", "kind", "secret", "socket")
 
     def __init__(
-        self, dashboards: DashboardRoutes, reader: TailReader, metrics: Metrics, entrance: Entrance, compressed: bool,
-        wanted: TailFilter,
-    ) -> None:  # fmt: skip
-        self._dashboards, self._reader, self._metrics = dashboards, reader, metrics
+        self, dashboards: DashboardRoutes, metrics: Metrics, entrance: Entrance, compressed: bool, wanted: TailFilter
+    ) -> None:
+        self._dashboards, self._metrics = dashboards, metrics
+        self._loop, self._sent_s = asyncio.get_running_loop(), 0.0
         self.secret, self.kind = entrance.secret, entrance.kind
         self.socket = Socket(compressed=compressed)
         self.client = TailClient(entrance.grant.tenant_id, wanted, self._push)
@@ -57,12 +60,14 @@ class TailSession:
             self._stack.close()
 
     def _push(self) -> None:
-        if self._stack is not None and self.client.tail.news and not self.socket.paused:
+        due = self.client.tail.news or self._loop.time() - self._sent_s >= BEAT_S
+        if due and self._stack is not None and not self.socket.paused:
             self._send()
 
     def _send(self) -> None:
         self.socket.send(Message(message_of(self.client.position, self.client.tail.take())))
         self._metrics.push_messages += 1
+        self._sent_s = self._loop.time()
 
 
 class TailRoutes:
@@ -81,7 +86,7 @@ class TailRoutes:
         head, compressed = await self._dashboards.shake_hands(request, entrance.grant)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._quotas.socket(entrance.grant))
-            session = TailSession(self._dashboards, self._reader, self._metrics, entrance, compressed, wanted)
+            session = TailSession(self._dashboards, self._metrics, entrance, compressed, wanted)
             await self._reader.join(session.client)
             stack.callback(self._reader.leave, session.client)
             self._dashboards.take_place(stack)

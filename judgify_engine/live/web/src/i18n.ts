@@ -12,6 +12,8 @@ const ko: Record<Key, string> = { ...login.ko, ...page.ko, ...editor.ko, ...reco
 export const dictionaries = { en, ko } as const;
 
 export type Key = keyof typeof en;
+/** Keys of words without a place for values. */
+export type PlainKey = { [K in Key]: [Placeholders<(typeof en)[K]>] extends [never] ? K : never }[Key];
 export type Language = keyof typeof dictionaries;
 type Placeholders<Text extends string> = Text extends `${string}{${infer Name}}${infer Rest}` ? Name | Placeholders<Rest> : never;
 /** What a text needs: nothing, or one value for each `{placeholder}` of its English words. */
