@@ -228,7 +228,7 @@ def alert_of(row: Any, deliveries: list[Any]) -> AlertRecord:
 
 def cause_of(row: Any) -> str:
     """A cause as text."""
-    return row["rule_id"] + (f"/{row['workflow_id']}" if row["workflow_id"] else "")
+    return f"{row['rule_id']}/{row['workflow_id']}" if row["workflow_id"] else str(row["rule_id"])
 
 
 def _time(moment: Any) -> str | None:
