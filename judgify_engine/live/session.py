@@ -64,10 +64,12 @@ class Entrance(NamedTuple):
 class Session:
     """One open dashboard (an `Owner` of its socket), and what must be given back when it ends."""
 
-    __slots__ = ("_client", "_hub", "_routes", "_stack", "kind", "secret", "socket")
+    __slots__ = ("_client", "_hub", "_routes", "_stack", "alerts_due", "kind", "secret", "socket", "tenant_id")
 
-    def __init__(self, routes: "DashboardRoutes", hub: Hub, secret: str, kind: str, compressed: bool) -> None:
-        self._routes, self._hub, self.secret, self.kind = routes, hub, secret, kind
+    def __init__(self, routes: "DashboardRoutes", hub: Hub, tenant_id: str, secret: str, kind: str, compressed: bool) -> None:
+        self._routes, self._hub, self.tenant_id, self.secret, self.kind = routes, hub, tenant_id, secret, kind
+        self.alerts_due = True
+        """It is to be told of all alerts that fire: it has just begun, or missed some (live/alerts)."""
         self.socket = Socket(compressed=compressed)
         self._client: Client | None = None
         self._stack: contextlib.ExitStack | None = None
@@ -129,7 +131,7 @@ class DashboardRoutes:
             client = await self._hub.join(key, resume)
             stack.callback(self._hub.leave, client)
             self.take_place(stack)
-            session = Session(self, self._hub, secret, kind, compressed)
+            session = Session(self, self._hub, grant.tenant_id, secret, kind, compressed)
             session.begin(request, head, client, resume, stack)
         return web.Response(status=101)
 
