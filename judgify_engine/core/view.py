@@ -4,6 +4,7 @@ All figures in messages are absolute. A state holds for one position; a portion 
 What its charts hold is in `core/chart_state`.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -54,6 +55,12 @@ class Snapshot(NamedTuple):
     details: FrameDetails | None = None
 
 
+def origin_of(history: str, key: ViewKey) -> str:
+    """Of what a position is: a history of the rollups, and what of them is shown (a client may have changed that since)."""
+    shown = hashlib.blake2b("\0".join((*key[:2], key.workflow_id or "", key.timeframe)).encode(), digest_size=4)
+    return f"{history}{shown.hexdigest()}" if history else ""
+
+
 class ViewState:
     """The figures of one view at `position`. `defined`: what its dashboard is."""
 
@@ -62,7 +69,7 @@ class ViewState:
         self.key, self.defined = key, defined
         self.needs = needs_of(defined.dashboard, key.workflow_id)
         self.position, self.recomputing = snapshot.position, snapshot.recomputing
-        self.origin, self.trail = "" if snapshot.recomputing else snapshot.origin, Trail(snapshot.position)
+        self.origin, self.trail = "" if snapshot.recomputing else origin_of(snapshot.origin, key), Trail(snapshot.position)
         self.verified_through_s = snapshot.verified_through_s
         self._told_verified: tuple[int | None, float] = (snapshot.verified_through_s, 0.0)
         self._workflows = snapshot.workflows

@@ -11,8 +11,10 @@ from test_core_view import KEY, KEYS, NOW_S, ROWS, SHOWN, delta_of, figures, sna
 
 from judgify_engine.core import trail as module
 from judgify_engine.core.trail import Resume, Trail
-from judgify_engine.core.view import MAX_WORKFLOWS, Snapshot, ViewKey, ViewState
+from judgify_engine.core.view import MAX_WORKFLOWS, Snapshot, ViewKey, ViewState, origin_of
 from judgify_engine.units import Position
+
+OURS = origin_of("a", KEY)
 
 
 class Shown:
@@ -112,14 +114,14 @@ def test_the_rest_is_only_what_changed() -> None:
     old, new = int(NOW_S) - 1000, int(NOW_S) - 2
     rows = [row(created_at=old * 1_000_000, workflow_id="quiet"), row(created_at=new * 1_000_000)]
     state = state_of(rows, Position(50, 0))
-    position = Resume(state.position, "a")
+    position = Resume(state.position, state.origin)
     assert state.add(delta_of(change(0, None, row(created_at=new * 1_000_000)), base=Position(50, 0)))
     rest = msgspec.json.decode(state.rest(position, NOW_S) or b"{}")
     assert (rest["type"], rest["recovered"]) == ("initial_data", True)
     assert [one["workflow_id"] for one in rest["workflows"]] == ["w"]
     assert [point[:2] for point in rest["live"]] == [[new // 5 * 5, 2]]
     assert [point[0] for point in rest["charts"]["count"]["points"]] == [new // 300 * 300]
-    nothing = msgspec.json.decode(state.rest(Resume(state.position, "a"), NOW_S) or b"{}")
+    nothing = msgspec.json.decode(state.rest(Resume(state.position, state.origin), NOW_S) or b"{}")
     assert nothing["live"] == nothing["workflows"] == []
     assert "count" not in nothing["charts"]
     assert nothing["summary"]["total_executions"] == 3
@@ -128,30 +130,32 @@ def test_the_rest_is_only_what_changed() -> None:
 @pytest.mark.parametrize(
     "resume",
     [
-        Resume(Position(50, 0), "b"),
-        Resume(Position(50, 0), "a", SHOWN.version + 1),
+        Resume(Position(50, 0), origin_of("b", KEY)),
+        Resume(Position(50, 0), origin_of("a", KEY._replace(timeframe="6h"))),
+        Resume(Position(50, 0), origin_of("a", KEY._replace(workflow_id="w"))),
+        Resume(Position(50, 0), OURS, SHOWN.version + 1),
         Resume(Position(50, 0), None),
-        Resume(Position(49, 9), "a"),
-        Resume(Position(51, 0), "a"),
+        Resume(Position(49, 9), OURS),
+        Resume(Position(51, 0), OURS),
     ],
-    ids=["of another server", "of another definition", "of nobody knows which", "from before the view was read", "ahead"],
+    ids=["of another server", "of a time frame", "of a workflow", "of a definition", "of who knows", "too old", "ahead"],
 )
 def test_what_is_not_known_is_not_recovered(resume: Resume) -> None:
     assert state_of([row()], Position(50, 0)).rest(resume, NOW_S) is None
-    assert state_of([row()], Position(50, 0)).rest(Resume(Position(50, 0), "a"), NOW_S) is not None
+    assert state_of([row()], Position(50, 0)).rest(Resume(Position(50, 0), OURS), NOW_S) is not None
 
 
 def test_nothing_is_recovered_while_the_rollups_are_computed_anew() -> None:
     snapshot = Snapshot(Position(0, 0), {}, {}, {}, {}, recomputing=True, origin="a")
     state = ViewState(KEY, SHOWN, snapshot)
     assert msgspec.json.decode(state.full("initial_data", NOW_S))["resume"] is None
-    assert state.rest(Resume(Position(0, 0), "a"), NOW_S) is None
+    assert state.rest(Resume(Position(0, 0), OURS), NOW_S) is None
 
 
 def test_a_view_of_more_workflows_than_it_lists_is_sent_whole() -> None:
     """Which are the busiest changes with what others do, and what is listed no more is not told of."""
     rows = [row(workflow_id=f"w{number:03}") for number in range(MAX_WORKFLOWS + 1)]
-    assert state_of(rows, Position(50, 0)).rest(Resume(Position(50, 0), "a"), NOW_S) is None
+    assert state_of(rows, Position(50, 0)).rest(Resume(Position(50, 0), OURS), NOW_S) is None
 
 
 def test_a_trail_is_bounded_and_what_it_forgot_it_does_not_claim_to_know(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,10 +221,10 @@ def test_a_client_that_comes_back_needs_the_rest_only(
         clients[state.position] = decode(state.full("dashboard_update", now_s))["charts"]
     since_s = int(now_s) - FRAMES_S[key.timeframe] - BUCKETS_S[key.timeframe]
     whole = decode(state.full("dashboard_update", now_s))["charts"]
-    assert state.rest(Resume(BEGAN, "here", 2), now_s) is None, "it has another definition"
+    assert state.rest(Resume(BEGAN, state.origin, 2), now_s) is None, "it has another definition"
     assert state.rest(Resume(BEGAN, "there", 3), now_s) is None
     for position, client in clients.items():
-        rest = state.rest(Resume(position, "here", 3), now_s)
+        rest = state.rest(Resume(position, state.origin, 3), now_s)
         assert rest is not None
         told = decode(rest)
         assert (told["type"], told["recovered"]) == ("initial_data", True)
