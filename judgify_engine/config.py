@@ -109,7 +109,7 @@ class LiveConfig(Section, frozen=True):
     max_sockets: Count = 10_000
     push_interval_s: Annotated[float, Meta(ge=0.02, le=10)] = 0.1
     """Shortest time between two messages to a dashboard, so at most 10 a second; what comes after a pause is pushed at once.
-    It grows where pushing would take more than a quarter of the process. With 0.04 each rollup is pushed as it comes, and is
+    It grows where pushing would take more than a third of the time. With 0.04 each rollup is pushed as it comes, and is
     sooner there (5,000 judgments/s, two workers: p99 65 ms from the commit; with 0.1: 168, bench/latency.py)."""
     refresh_interval_s: Seconds = 30.0
     session_ttl_s: Annotated[float, Meta(ge=60, le=31_536_000)] = 604_800.0
@@ -144,6 +144,8 @@ class KeepConfig(Section, frozen=True):
     """How long judgments are kept at least; then they leave by whole partitions, and their rollups stay. 0: for ever."""
     actions_days: Annotated[int, Meta(ge=1, le=3650)] = 30
     """How long actions that are over (also dead ones) and the records of attempts are kept."""
+    alerts_days: Annotated[int, Meta(ge=1, le=3650)] = 90
+    """How long resolved alerts are kept."""
     partition: Literal["month", "week", "day"] = "month"
     """How much time one partition of the judgments holds. A change counts for those that are not made yet."""
 
@@ -216,6 +218,27 @@ class ActionsConfig(Section, frozen=True):
     """How long after its timeout an attempt is given up, when the process that made it is gone."""
     claim_idle_s: Seconds = 30.0
     """Entries of a stream that a process has for so long without an answer are taken over by another one."""
+
+
+class AlertsConfig(Section, frozen=True):
+    """Evaluating alert rules, and telling who is to know."""
+
+    interval_s: Annotated[float, Meta(ge=0.1, le=300)] = 5.0
+    """How often the rules are evaluated."""
+    settle_s: Annotated[float, Meta(ge=0, le=60)] = 1.0
+    """How far a window ends before now: what was created by then is committed."""
+    concurrency: Annotated[int, Meta(ge=1, le=1000)] = 32
+    """Deliveries at once; those to one tenant's sink go one after the other."""
+    timeout_s: Seconds = 10.0
+    """Of one delivery."""
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] = 12
+    """After so many a delivery has failed."""
+    retry_first_s: Seconds = 2.0
+    """Rest after the first failed attempt; three times as long after each further one."""
+    retry_longest_s: Seconds = 3600.0
+    """The longest rest."""
+    repeat_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
+    """How often Alertmanager is told that an alert still fires; after four times that it takes it for resolved."""
 
 
 class ScalingConfig(Section, frozen=True):
@@ -303,6 +326,7 @@ class Config(Section, frozen=True):
     redis: RedisConfig = RedisConfig()
     streams: StreamsConfig = StreamsConfig()
     actions: ActionsConfig = ActionsConfig()
+    alerts: AlertsConfig = AlertsConfig()
     scaling: ScalingConfig = ScalingConfig()
     log: LogConfig = LogConfig()
     seed: SeedConfig = SeedConfig()

@@ -75,6 +75,10 @@ class InvalidWorkflow(Rejected):
     code, status, title = "invalid_workflow", 422, "The workflow is wrong"
 
 
+class InvalidAlertRule(Rejected):
+    code, status, title = "invalid_alert_rule", 422, "The alert rule is wrong"
+
+
 class RowRefused(Rejected):
     code, status, title = "row_refused", 422, "PostgreSQL refused this judgment"
 

@@ -15,10 +15,10 @@ from judgify_engine.core.chart_points import (
     result_points,
     tracked_points,
 )
+from judgify_engine.core.counts import RESULT_PREFIX
 from judgify_engine.core.dashboards import (
     BUCKETS_S,
     FRAMES_S,
-    RESULT_PREFIX,
     TRACKED_CHART,
     ChartDefinition,
     Needs,
@@ -128,9 +128,12 @@ class ChartState:
             for start in [start for start in table if start < self._forgotten_s]:
                 del table[start]
 
-    def since(self, buckets: set[int]) -> Changed:
+    def since(self, buckets: set[int]) -> Changed | None:
         """What to tell where these buckets changed since some time ago. What time itself changed is not known: of distributions
-        and tracked fields it is all."""
+        and tracked fields it is all. None: some are there no more (all that was in them was deleted)."""
+        buckets = {start for start in buckets if start >= self._forgotten_s}
+        if not buckets <= self.sums.keys():
+            return None
         return Changed(buckets, {metric: set(known) for metric, known in self.tracked.items()}, True)
 
     def settle(self) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from judgify_engine.core.counts import METHOD_PREFIX, METHODS, RESULT_PREFIX
 from judgify_engine.core.samples import CONFIDENCE, TRACKED_PREFIX
 from judgify_engine.core.tracking import MAX_NAME_CHARS, NAME_PATTERN
 from judgify_engine.errors import InvalidField
@@ -30,9 +31,7 @@ CHARTS = {
 }
 """Type of a chart to what its points hold after the first: the time, the lower end of a bin, or the workflow's id."""
 TRACKED_CHART = "tracked_inputs_chart"
-RESULT_PREFIX, METHOD_PREFIX = "result.", "method."
-"""Counted metrics: one for each result, one for each method."""
-METHOD_METRICS = tuple(METHOD_PREFIX + method for method in ("rule", "llm", "hybrid"))
+METHOD_METRICS = tuple(METHOD_PREFIX + method for method in METHODS)
 MAIN = "main"
 MAX_CHARTS, MAX_LINES, MAX_WORKFLOW_IDS, MAX_DASHBOARDS = 24, 8, 20, 200
 WORKFLOW_ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}(?!\n)$"

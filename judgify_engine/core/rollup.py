@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from judgify_engine.core.bins import binned
+from judgify_engine.core.counts import RESULT_PREFIX, CountKey, method_metric
 from judgify_engine.core.model import Change
 from judgify_engine.core.quality import fault_of
 from judgify_engine.core.results import result_name
@@ -276,14 +277,23 @@ class Delta:
     @cached_property
     def results(self) -> dict[tuple[str, str, int, str], int]:
         """tenant, workflow, hour (Unix), result -> count. Only when all is added."""
-        return self.results_by(HOUR_S)
-
-    def results_by(self, width_s: int) -> dict[tuple[str, str, int, str], int]:
-        """tenant, workflow, bucket of `width_s` seconds, result -> count."""
         found: dict[tuple[str, str, int, str], int] = {}
         for (tenant, workflow, second, _, _), cell in self._cells.items():
             for result, count in cell.results.items():
-                key = (tenant, workflow, second - second % width_s, result)
+                key = (tenant, workflow, second - second % HOUR_S, result)
+                found[key] = found.get(key, 0) + count
+        return found
+
+    @cached_property
+    def counts(self) -> dict[CountKey, int]:
+        """How often each result and each method came. Only when all is added."""
+        found: dict[CountKey, int] = {}
+        for (tenant, workflow, second, method, _), cell in self._cells.items():
+            bucket, came = second - second % FINE_S, cell.came - cell.went
+            key = (tenant, workflow, method_metric(method), bucket)
+            found[key] = found.get(key, 0) + came
+            for result, count in cell.results.items():
+                key = (tenant, workflow, RESULT_PREFIX + result, bucket)
                 found[key] = found.get(key, 0) + count
         return found
 
@@ -347,9 +357,10 @@ class Delta:
 
         for (tenant, workflow, second, _status), sums in self.sums.items():
             of(tenant).sums.append((workflow, second, sums))
-        for (tenant, workflow, bucket, result), count in self.results_by(FINE_S).items():
-            of(tenant).results.append((workflow, result, count))
-            of(tenant).details.times.append(bucket)
+        for (tenant, workflow, metric, bucket), count in self.counts.items():
+            if metric.startswith(RESULT_PREFIX):
+                of(tenant).results.append((workflow, metric.removeprefix(RESULT_PREFIX), count))
+                of(tenant).details.times.append(bucket)
         since_s = self.last_commit_us // 1_000_000 - TOLD_BACK_S
         wide: dict[tuple[str, str, str, int], list[Sample]] = {}
         for (tenant, workflow, metric, second, _method, _status), sample in self.samples.items():

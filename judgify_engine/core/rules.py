@@ -7,6 +7,7 @@ stays under `MACRO_BUDGET`, `MAX_MACRO_VALUES` at most.
 
 import re
 from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable
 from typing import Annotated, Any
 
 import cel
@@ -207,31 +208,56 @@ class CompiledWorkflow:
 
 
 def _compile(index: int, when: str, fields: dict[str, set[str] | None]) -> cel.Program:
-    def refuse(reason: str, line: int = 1, column: int = 1) -> InvalidWorkflow:
+    def refuse(reason: str, line: int, column: int) -> InvalidWorkflow:
         detail = f"rules[{index}].when, line {line}, column {column}: {reason}"
         return InvalidWorkflow(detail, field=f"rules[{index}].when", rule=index, line=line, column=column, reason=reason)
 
+    program = compile_condition(when, KNOWN_NAMES, "a condition speaks of `input` and `context`", refuse)
+    _note_fields(_tokens(when), fields)
+    return program
+
+
+def compile_condition(
+    when: str, names: Collection[str], speaks_of: str, refuse: Callable[[str, int, int], Exception]
+) -> cel.Program:
+    """A condition over `names`, with its form and its cost to parse bounded. `speaks_of`: said where another name is used.
+
+    Raises what `refuse` makes of a reason, a line and a column (from 1).
+    """
     problem = _check_shape(when)
     if problem:
-        raise refuse(problem)
+        raise refuse(problem, 1, 1)
     try:
         program = cel.compile(when)
     except Exception as error:
         places = list(_PLACE.finditer(str(error)))
         place = next((found for found in places if "Syntax error" in found[3]), places[0] if places else None)
         if place is None:
-            raise refuse("not a CEL expression") from error
+            raise refuse("not a CEL expression", 1, 1) from error
         raise refuse(place[3][:300], int(place[1]), int(place[2])) from error
     tokens = list(_tokens(when))
     bound = {tokens[i + 2][1] for i in range(len(tokens) - 2) if tokens[i][1] in MACROS and tokens[i + 1][1] == "("}
     for name in program.variables():
-        if name not in KNOWN_NAMES and name not in bound:
-            raise refuse(f"unknown name {name!r}; a condition speaks of `input` and `context`", *_find(when, name))
+        if name not in names and name not in bound:
+            raise refuse(f"unknown name {name!r}; {speaks_of}", *_find(when, name))
     for name in program.functions():
         if name.isidentifier() and name[0].isalpha() and name not in KNOWN_FUNCTIONS:
             raise refuse(f"unknown function {name!r}", *_find(when, name))
-    _note_fields(tokens, fields)
     return program
+
+
+def macro_cost(when: str, values: int) -> int:
+    """What the macros of a condition cost for an input of so many values, in the units of `MACRO_BUDGET`."""
+    costs: dict[int, int] = {}
+    _add_cost(when, costs)
+    return sum(factor * values**power for power, factor in costs.items())
+
+
+def members_named(when: str, names: Iterable[str]) -> dict[str, set[str] | None]:
+    """Which members of each of `names` a condition names; None: it uses the whole."""
+    fields: dict[str, set[str] | None] = {name: set() for name in names}
+    _note_fields(_tokens(when), fields)
+    return fields
 
 
 def _check_shape(when: str) -> str | None:

@@ -7,8 +7,8 @@ begins another one, and a position says nothing about it. So clients name both, 
 """
 
 import re
-from collections.abc import Hashable, Iterable
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from judgify_engine.units import Position, parse_lsn
 
@@ -38,10 +38,10 @@ class Trail:
 
     def __init__(self, since: Position) -> None:
         self.since = since
-        self._marks: dict[tuple[str, Hashable], Position] = {}
+        self._marks: dict[tuple[str, Any], Position] = {}
         """In the order of their positions."""
 
-    def note(self, position: Position, kind: str, parts: Iterable[Hashable]) -> None:
+    def note(self, position: Position, kind: str, parts: Iterable[Any]) -> None:
         """These changed at `position` or before, but after all that was noted until now. O(parts)."""
         for part in parts:
             self._marks.pop((kind, part), None)
@@ -50,11 +50,11 @@ class Trail:
             oldest = next(iter(self._marks))
             self.since = max(self.since, self._marks.pop(oldest))
 
-    def after(self, position: Position) -> dict[str, set[Hashable]] | None:
+    def after(self, position: Position) -> dict[str, set[Any]] | None:
         """What changed after `position`, by kind. None: that is before what is known."""
         if position < self.since:
             return None
-        found: dict[str, set[Hashable]] = {}
+        found: dict[str, set[Any]] = {}
         for (kind, part), last in reversed(self._marks.items()):
             if last <= position:
                 break

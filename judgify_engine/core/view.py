@@ -4,6 +4,7 @@ All figures in messages are absolute. A state holds for one position; a portion 
 What its charts hold is in `core/chart_state`.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -54,6 +55,12 @@ class Snapshot(NamedTuple):
     details: FrameDetails | None = None
 
 
+def origin_of(history: str, key: ViewKey) -> str:
+    """Of what a position is: a history of the rollups, and what of them is shown (a client may have changed that since)."""
+    shown = hashlib.blake2b("\0".join((*key[:2], key.workflow_id or "", key.timeframe)).encode(), digest_size=4)
+    return f"{history}{shown.hexdigest()}" if history else ""
+
+
 class ViewState:
     """The figures of one view at `position`. `defined`: what its dashboard is."""
 
@@ -62,7 +69,7 @@ class ViewState:
         self.key, self.defined = key, defined
         self.needs = needs_of(defined.dashboard, key.workflow_id)
         self.position, self.recomputing = snapshot.position, snapshot.recomputing
-        self.origin, self.trail = "" if snapshot.recomputing else snapshot.origin, Trail(snapshot.position)
+        self.origin, self.trail = "" if snapshot.recomputing else origin_of(snapshot.origin, key), Trail(snapshot.position)
         self.verified_through_s = snapshot.verified_through_s
         self._told_verified: tuple[int | None, float] = (snapshot.verified_through_s, 0.0)
         self._workflows = snapshot.workflows
@@ -157,9 +164,13 @@ class ViewState:
         if changed is None or len(self._workflows) > MAX_WORKFLOWS:  # which are the busiest may have changed with others
             return None
         self._forget(now_s)
-        parts: dict[str, Any] = {"live": (), "chart": set(), "workflow": (), **changed}
-        workflows = [name for name in busiest(self._workflows) if name in parts["workflow"]]
-        return self._message("initial_data", now_s, parts["live"], workflows, self._charts.since(parts["chart"]), True)
+        live = {start for start in changed.get("live", set()) if start >= self._forgotten_live}
+        rows = changed.get("workflow", set())
+        charts = self._charts.since(changed.get("chart", set()))
+        if charts is None or not (live <= self._live.keys() and rows <= self._workflows.keys()):
+            return None  # what is there no more cannot be told as a change
+        workflows = [name for name in busiest(self._workflows) if name in rows]
+        return self._message("initial_data", now_s, live, workflows, charts, True)
 
     def update(self, now_s: float) -> bytes:
         """What changed since the last update, as `real_time_update`."""

@@ -11,13 +11,12 @@ import msgspec
 from aiohttp import web
 
 from judgify_engine.core.charts import DEFAULT_METRICS, JUDGED, Frame, frame_of, merged, stored_name, stored_names, whole
+from judgify_engine.core.counts import COUNTED, EVERY, METHOD_PREFIX, RESULT_PREFIX, is_counted
 from judgify_engine.core.dashboards import (
     BUCKETS_S,
     CHARTS,
     MAX_WORKFLOW_IDS,
     METHOD_METRICS,
-    METHOD_PREFIX,
-    RESULT_PREFIX,
     TRACKED_CHART,
     metrics_of,
 )
@@ -183,10 +182,11 @@ def _named(text: str | None) -> list[str] | None:
     if names == [ALL_METRICS]:
         return None
     for name in names:
-        if name not in JUDGED and not (name.startswith(TRACKED_PREFIX) and len(name) > len(TRACKED_PREFIX)):
+        if name not in JUDGED and not name.startswith(COUNTED) and not (name.startswith(TRACKED_PREFIX) and name[6:]):
             raise InvalidField(
-                f"metric must be {', '.join(JUDGED)}, {TRACKED_PREFIX}FIELD for a tracked field, several of them with commas"
-                f" between, or {ALL_METRICS} alone for all, got {name[:80]!r}",
+                f"metric must be {', '.join(JUDGED)}, {TRACKED_PREFIX}FIELD for a tracked field, result.NAME or method.NAME"
+                f" for how often that came ({', '.join(EVERY)} for all of them), several of them with commas between, or"
+                f" {ALL_METRICS} alone for all but the counts, got {name[:80]!r}",
                 field="metric",
             )
     if len(names) > MAX_METRICS:
@@ -200,17 +200,23 @@ def _named(text: str | None) -> list[str] | None:
 
 def _metrics(asked: _Asked, known: list[str]) -> list[str]:
     """The metrics to tell. Raises InvalidField where all are too many."""
-    if asked.metrics is not None:
-        return asked.metrics
-    found = _available(known)
+    if asked.metrics is None:
+        found = [name for name in _available(known) if not is_counted(name)]
+    else:
+        found = list(dict.fromkeys(name for one in asked.metrics for name in _meant(one, known)))
     if len(found) > MAX_METRICS:
         raise InvalidField(
-            f"there are {len(found)} metrics here and at most {MAX_METRICS} are told at once: name those that you want"
+            f"these are {len(found)} metrics here and at most {MAX_METRICS} are told at once: name those that you want"
             " (`available` lists them), or a workflow",
             field="metric",
             limit=MAX_METRICS,
         )
     return found
+
+
+def _meant(name: str, known: list[str]) -> list[str]:
+    prefix = EVERY.get(name)
+    return [name] if prefix is None else [one for one in known if one.startswith(prefix)]
 
 
 def _available(known: list[str]) -> list[str]:

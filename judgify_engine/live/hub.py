@@ -33,7 +33,7 @@ LOOK_S = 0.1
 SHORTEST_S = 0.005
 PAUSE_S = 0.25
 """From one reading of a view to the next because it missed something: what it misses may come all the time."""
-PUSH_SHARE = 4
+PUSH_SHARE = 3
 """Pushing takes at most one part in so many of the time: with many sockets the pace falls, and not the rest of the process."""
 KEEP_S = 30.0
 """How long a view that nobody watches follows on: a client that lost its connection comes back to it."""

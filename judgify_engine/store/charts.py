@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from judgify_engine.core.charts import Frame
-from judgify_engine.core.dashboards import RESULT_PREFIX
+from judgify_engine.core.counts import RESULT_PREFIX
 from judgify_engine.core.rollup import Sums
 from judgify_engine.core.samples import ALL_WORKFLOWS, Sample
 from judgify_engine.store.pool import Database

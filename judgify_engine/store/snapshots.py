@@ -5,7 +5,8 @@ from typing import Any
 
 from judgify_engine.core.bins import binned
 from judgify_engine.core.chart_state import FrameDetails, add_counts, at
-from judgify_engine.core.dashboards import BUCKETS_S, FRAMES_S, METHOD_PREFIX, RESULT_PREFIX, Needs
+from judgify_engine.core.counts import METHOD_PREFIX, RESULT_PREFIX
+from judgify_engine.core.dashboards import BUCKETS_S, FRAMES_S, Needs
 from judgify_engine.core.message import LIVE_WINDOW_S
 from judgify_engine.core.rollup import Sums
 from judgify_engine.core.samples import ALL_WORKFLOWS, CONFIDENCE, EXECUTION_TIME, FINE_S, HOUR_S, LIVE_S, Sample, told

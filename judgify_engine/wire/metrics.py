@@ -37,8 +37,8 @@ class MetricFigures(msgspec.Struct):
     over: bool
     """Whether `to` is past. If not, more is to come."""
     count: int
-    failed: int
-    """How many of them are of failed judgments."""
+    failed: int | None
+    """How many of them are of failed judgments; null, as all that follows, for results and methods, which are only counted."""
     mean: float | None
     min: float | None
     max: float | None

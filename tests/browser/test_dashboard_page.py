@@ -13,10 +13,7 @@ from support.engine import Engine
 from support.waiting import until
 from support.webdriver import Browser, missing
 
-pytestmark = [
-    pytest.mark.skipif(missing() is not None, reason=f"no browser: {missing()}"),
-    pytest.mark.timeout(180),
-]
+pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no browser: {missing()}")
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -62,7 +59,7 @@ async def test_page_follows_the_figures(database: Database, start_engine: Callab
     assert browser.value("method-rule") == "55"
     assert browser.value("result-ok") == "50"
     assert browser.value("result-failed") == "5"
-    assert browser.run("return document.querySelectorAll('#workflows tr').length") == 2
+    assert browser.run("return document.querySelectorAll('.workflow-rows tr').length") == 2
     assert browser.run("return document.querySelectorAll('canvas').length") >= 5
     for frame in ("6h", "24h", "7d", "1h"):
         browser.run("document.getElementById(arguments[0]).click()", f"timeframe-{frame}")

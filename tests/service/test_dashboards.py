@@ -255,6 +255,49 @@ async def test_every_chart_follows_the_table(tenant: Client, engine: Engine, wor
     await dashboard.close()
 
 
+@pytest.mark.parametrize("timeframe", ["1h", "6h", "24h", "7d"])
+async def test_updates_a_new_socket_and_the_api_say_the_same(tenant: Client, engine: Engine, timeframe: str) -> None:
+    """Of every chart; where rows came one by one, were changed and went, too."""
+    assert engine.database is not None
+    for workflow in ("check", "other", "other"):
+        await tenant.put_workflow(workflow, TRACKING)
+    await put(tenant, "plant", {**PLANT, "workflow_ids": ["check", "other"]})
+    await engine.database.do(BY_HAND, tenant.tenant_id, 1, 200)
+    dashboard = await watch(tenant, "plant", f"?timeframe={timeframe}")
+    await dashboard.shows(len(await rows_of(engine, tenant, ["check", "other"])))
+    await engine.database.do(BY_HAND, tenant.tenant_id, 201, 700)
+    change = "UPDATE judgment_executions SET method_used = 'llm', final_result = '{}', confidence_score = 0.5"
+    await engine.database.do(f"{change} WHERE tenant_id = $1 AND execution_time_ms < 3", tenant.tenant_id)
+    await engine.database.do(
+        "DELETE FROM judgment_executions WHERE tenant_id = $1 AND execution_time_ms > 30", tenant.tenant_id
+    )
+    await tenant.judge(50)
+    total = len(await rows_of(engine, tenant, ["check", "other"]))
+    await dashboard.shows(total)
+    fresh = await watch(tenant, "plant", f"?timeframe={timeframe}")
+    await fresh.shows(total)
+    for name, kind in dashboard.types.items():
+        told = await by_api(tenant, kind, timeframe, ["check", "other"])
+        for shown in (dashboard.charts[name], fresh.charts[name]):
+            assert {start: point for start, point in told.items() if start in shown} == {
+                start: point for start, point in shown.items() if start in told
+            }, name
+            assert all(empty(told[start]) for start in told.keys() - shown.keys()), name
+            assert told.keys() & shown.keys()
+    await fresh.close()
+    await dashboard.close()
+
+
+async def by_api(tenant: Client, kind: str, timeframe: str, workflow_ids: list[str]) -> dict[Any, list[Any]]:
+    field = "&field=value" if kind == "tracked_inputs_chart" else ""
+    path = f"/api/v1/metrics?chart={kind}&timeframe={timeframe}&workflow_id={','.join(workflow_ids)}{field}"
+    return {point[0]: point for point in (await tenant.get(path)).json["chart"]["points"]}
+
+
+def empty(point: list[Any]) -> bool:
+    return not any(point[1:])
+
+
 async def first(dashboard: Dashboard) -> dict[str, Any]:
     await until(lambda: dashboard.messages, "the first message comes")
     return dashboard.messages[0]

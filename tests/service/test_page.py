@@ -209,3 +209,31 @@ async def test_signing_in_is_bounded_before_it_is_known_who_it_is(
             writer.close()
         (await client.call("POST", "/session", data=b"{}")).problem(422, "invalid_field")
     assert engine.terminate() == 0
+
+
+async def test_the_cookie_reads_the_api_and_changes_only_what_the_page_changes(
+    engine: Engine, visitor: Client, tenant: Client
+) -> None:
+    token = await engine.database.token(tenant.tenant_id, "execute", "read", "admin")
+    cookie = cookie_of(await visitor.call("POST", "/session", body={"token": token}))
+    who = await visitor.call("GET", "/session", headers=cookie)
+    assert who.json["scopes"] == ["admin", "read"], "it never judges"
+    assert (await visitor.call("GET", "/api/v1/judgments", headers=cookie)).status == 200
+    dashboard = {"name": "Mine", "charts": []}
+    assert (await visitor.call("PUT", "/api/v1/dashboards/mine", headers=cookie, body=dashboard)).status == 201
+    (await visitor.call("POST", "/api/v1/judgments/execute", headers=cookie, body={})).problem(401, "unauthorized")
+    (await visitor.call("PUT", "/api/v1/workflows/mine", headers=cookie, body={})).problem(401, "unauthorized")
+    evil = {**cookie, "Origin": "http://evil.example"}
+    (await visitor.call("DELETE", "/api/v1/dashboards/mine", headers=evil)).problem(403, "forbidden")
+    wrong = {**cookie, "Authorization": "Bearer wrong"}
+    (await visitor.call("GET", "/api/v1/dashboards/mine", headers=wrong)).problem(401, "unauthorized")
+    assert (await visitor.call("GET", "/api/v1/dashboards/mine", headers=cookie)).json["definition"]["name"] == "Mine"
+
+
+async def test_a_reader_changes_nothing(engine: Engine, visitor: Client, tenant: Client) -> None:
+    token = await engine.database.token(tenant.tenant_id, "read")
+    cookie = cookie_of(await visitor.call("POST", "/session", body={"token": token}))
+    dashboard = {"name": "Mine", "charts": []}
+    (await visitor.call("PUT", "/api/v1/dashboards/mine", headers=cookie, body=dashboard)).problem(403, "forbidden")
+    assert (await visitor.call("GET", "/api/v1/dashboards/main", headers=cookie)).status == 200
+    (await visitor.call("GET", "/api/v1/dashboards/main")).problem(401, "unauthorized")

@@ -53,7 +53,7 @@ class Dashboard:
         if self.messages and position == self.position and message["definition_version"] == self.version:
             assert message["summary"] == self.summary, "one position, two truths"
         self.position, self.version = position, message["definition_version"]
-        if kind != "real_time_update":
+        if kind != "real_time_update" and not message.get("recovered"):
             self.charts, self.types, self.live, self.workflows = {}, {}, {}, {}
         self.summary = message["summary"]
         for name, chart in message["charts"].items():
@@ -63,11 +63,18 @@ class Dashboard:
         self.workflows.update({row["workflow_id"]: row for row in message["workflows"]})
         self.messages.append(message)
 
+    def take_over(self, before: "Dashboard") -> None:
+        """Go on with what the socket before showed, as a page does that comes back."""
+        if self.messages[0]["recovered"]:
+            for name, points in before.charts.items():
+                self.charts[name] = points | self.charts.get(name, {})
+            self.live, self.workflows = before.live | self.live, before.workflows | self.workflows
+
     @property
     def total(self) -> int:
         return int(self.summary.get("total_executions", -1))
 
-    async def shows(self, total: int, within_s: float = 10.0) -> None:
+    async def shows(self, total: int, within_s: float = 30.0) -> None:
         """Wait until it shows this many judgments."""
 
         def there() -> bool:

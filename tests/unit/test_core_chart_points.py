@@ -142,6 +142,7 @@ def test_the_same_portion_may_be_added_to_many_states() -> None:
     for charts in (one, one, other):
         charts.add_tracked("input.a", T0, told_once)
     assert [charts.points(VALUE, None)[0][1] for charts in (one, other)] == [2, 1]
+    assert told_once == told(sample_of({1: 1}, 1, False))
 
 
 def test_every_type_of_chart_has_metrics_and_columns_and_the_built_in_ones_are_valid() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from judgify_engine.core.bins import binned
 from judgify_engine.core.chart_points import MAX_WORKFLOWS
 from judgify_engine.core.chart_state import FrameDetails
+from judgify_engine.core.counts import RESULT_PREFIX
 from judgify_engine.core.dashboards import BUCKETS_S, BUILT_IN, FRAMES_S, ChartDefinition, Dashboard, Defined, needs_of
 from judgify_engine.core.message import LIVE_WINDOW_S
 from judgify_engine.core.portion import Portion
@@ -52,9 +53,11 @@ def snapshot_of(rows: list[dict[str, Any]], position: Position, key: ViewKey = K
         return found
 
     details = FrameDetails(since_s)
-    for (tenant, workflow, start, result), count in whole.results_by(width_s).items():
-        if mine(tenant, workflow) and start >= since_s:
+    for (tenant, workflow, metric, second), count in whole.counts.items():
+        start = second // width_s * width_s
+        if mine(tenant, workflow) and start >= since_s and metric.startswith(RESULT_PREFIX):
             found = details.results.setdefault(start, {})
+            result = metric.removeprefix(RESULT_PREFIX)
             found[result] = found.get(result, 0) + count
     samples: dict[tuple[str, int], list[Sample]] = {}
     for (tenant, workflow, metric, second, _, _), sample in whole.samples.items():
@@ -126,8 +129,9 @@ ROWS = st.builds(
     confidence_score=st.floats(0, 1),
     final_result=st.sampled_from(['{"verdict": "ok"}', '{"verdict": "inspect"}', "{}"]),
     created_at=st.integers((T0 - 1200) * 1_000_000, T0 * 1_000_000),
-    input_data=st.sampled_from(['{"value": 1}', '{"value": -7.25}', '{"value": 9e12}', '{"other": 3}', "{}"]),
-    occurred_at=st.none() | st.integers((T0 - 9 * 86_400) * 1_000_000, (T0 + 900) * 1_000_000),
+    input_data=st.sampled_from(['{"value": 1}', '{"value": -7.25}', '{"value": 9e12}', '{"value": 2, "other": 3}', "{}"]),
+    occurred_at=st.none()
+    | st.sampled_from([-9.5, -7.9, -6.9, -5, -2, -0.9, -0.2, -0.02, 0.005]).map(lambda d: (T0 + int(d * 86_400)) * 1_000_000),
 )
 KEYS = st.builds(ViewKey, st.just("demo"), st.just("main"), st.sampled_from([None, "w"]), st.sampled_from(sorted(BUCKETS_S)))
 FILTERS = st.sampled_from([[], ["w"], ["w", "y"]])
@@ -217,10 +221,10 @@ def test_a_client_that_comes_back_needs_the_rest_only(
         clients[state.position] = decode(state.full("dashboard_update", now_s))["charts"]
     since_s = int(now_s) - FRAMES_S[key.timeframe] - BUCKETS_S[key.timeframe]
     whole = decode(state.full("dashboard_update", now_s))["charts"]
-    assert state.rest(Resume(BEGAN, "here", 2), now_s) is None, "it has another definition"
+    assert state.rest(Resume(BEGAN, state.origin, 2), now_s) is None, "it has another definition"
     assert state.rest(Resume(BEGAN, "there", 3), now_s) is None
     for position, client in clients.items():
-        rest = state.rest(Resume(position, "here", 3), now_s)
+        rest = state.rest(Resume(position, state.origin, 3), now_s)
         assert rest is not None
         told = decode(rest)
         assert (told["type"], told["recovered"]) == ("initial_data", True)
@@ -230,6 +234,15 @@ def test_a_client_that_comes_back_needs_the_rest_only(
             if chart["type"] not in ("confidence_chart", "workflows_chart"):
                 known = {start: point for start, point in known.items() if start >= since_s}
             assert known == {point[0]: point for point in chart["points"]}, name
+
+
+@pytest.mark.parametrize(("days", "told"), [(7.2, True), (8.1, False)])
+def test_what_occurred_in_any_time_frame_is_told_and_what_did_in_none_is_not(days: float, told: bool) -> None:
+    """A feed of old readings has a bucket for nearly each of them."""
+    delta = Delta(BEGAN, TRACKING)
+    delta.add(change(0, None, row(occurred_at=(T0 - int(days * 86_400)) * 1_000_000)))
+    assert bool(delta.shares["demo"].details.tracked) is told
+    assert delta.shares["demo"].results
 
 
 def test_the_same_delta_again_changes_nothing() -> None:

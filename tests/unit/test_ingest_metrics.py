@@ -76,6 +76,9 @@ async def test_while_the_rollups_are_computed_anew_it_says_so() -> None:
         ("", [EXECUTION_TIME, CONFIDENCE]),
         ("metric=success_rate,execution_count", [EXECUTION_TIME]),
         ("metric=*", [EXECUTION_TIME, CONFIDENCE, "input.a"]),
+        ("metric=result.*,method.rule", ["result.no", "result.ok", "method.rule"]),
+        ("metric=result.ok,result.*", ["result.ok", "result.no"]),
+        ("metric=method.*", ["method.rule"]),
         ("metric=input.b", ["input.b"]),
         ("chart=success_rate_chart", [EXECUTION_TIME]),
         ("chart=results_chart", ["result."]),
@@ -86,7 +89,7 @@ async def test_while_the_rollups_are_computed_anew_it_says_so() -> None:
     ],
 )
 async def test_only_what_is_needed_is_read(query: str, stored: list[str]) -> None:
-    source = Source([CONFIDENCE, EXECUTION_TIME, "input.a"])
+    source = Source([CONFIDENCE, EXECUTION_TIME, "input.a", "method.rule", "result.no", "result.ok"])
     told = await get(source, query)
     assert source.asked[:3] == ["acme", [], stored]
     assert all(series["frame"]["count"] == series["buckets"][0]["count"] == 1 for series in told["metrics"])

@@ -1,16 +1,19 @@
 """The hub's bounds: one tenant's dashboards leave room for the others'."""
 
 import asyncio
-from collections.abc import Collection
+import itertools
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
 
 import msgspec
 import pytest
+from builders import T0, change, row
 from support.waiting import until
 
 from judgify_engine.config import load
 from judgify_engine.core.dashboards import BUILT_IN, ChartDefinition, Dashboard, Defined, Needs
-from judgify_engine.core.rollup import Sums
+from judgify_engine.core.rollup import Delta, Sums
+from judgify_engine.core.trail import Resume
 from judgify_engine.core.view import Snapshot, ViewKey
 from judgify_engine.errors import DatabaseUnavailable, Overloaded
 from judgify_engine.live import definitions as definitions_module
@@ -18,6 +21,7 @@ from judgify_engine.live import hub as module
 from judgify_engine.live.definitions import Definitions as DefinitionWatch
 from judgify_engine.live.feed import NoFeed
 from judgify_engine.live.hub import Hub
+from judgify_engine.live.view import Client
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.units import Position
 from judgify_engine.wire.websocket import Message
@@ -28,10 +32,14 @@ class Sink:
 
     def __init__(self) -> None:
         self.paused = False
+        self.sent: list[Message] = []
         self.messages: list[dict[str, Any]] = []
+        self.on_message: Callable[[], None] = lambda: None
 
     def send(self, message: Message) -> None:
         assert not self.paused
+        self.on_message()
+        self.sent.append(message)
         self.messages.append(msgspec.json.decode(message.payload))
 
 
@@ -230,3 +238,128 @@ async def test_nobody_is_asked_for_definitions_where_nothing_is_shown() -> None:
     await hub.join(key("acme", 0))
     with pytest.raises(DatabaseUnavailable):
         await DefinitionWatch(source, hub).look()
+
+
+def delta_at(lsn: int, base: Position, tenant_id: str = "acme") -> Delta:
+    """One judgment more."""
+    delta = Delta(base)
+    delta.add(change(0, None, row(tenant_id=tenant_id, created_at=(T0 - 1) * 1_000_000), lsn=lsn))
+    return delta
+
+
+class Followed:
+    """A hub that runs, and the log that it follows."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub, self.at, self.count = hub, Position(1, 0), 0
+
+    def roll_up(self) -> None:
+        delta = delta_at(self.at.lsn + 1, self.at)
+        self.at, self.count = delta.position, self.count + 1
+        self.hub.rolled_up(delta, ())
+
+    async def watch(self, resume: Resume | None = None) -> tuple[Client, Sink]:
+        client, sink = await self.hub.join(key("acme", 0), resume), Sink()
+        client.begin(sink, resume)
+        return client, sink
+
+    async def shows(self, sink: Sink) -> None:
+        await until(lambda: total(sink.messages[-1]) == self.count, f"it shows {self.count}", 5)
+
+
+def total(message: dict[str, Any]) -> int:
+    return int(message["summary"]["total_executions"])
+
+
+class Whose(Empty):
+    """Rollups that say of which history they are."""
+
+    async def snapshot(self, key: ViewKey, needs: Needs) -> Snapshot:
+        return (await super().snapshot(key, needs))._replace(origin="a")
+
+
+@pytest.fixture
+async def followed() -> AsyncIterator[Followed]:
+    """With the pace that users have."""
+    stop = asyncio.Event()
+    hub = Hub(Whose(), lambda: True, load(environ={}).live, Metrics(), NoFeed())
+    running = asyncio.create_task(hub.run(stop))
+    yield Followed(hub)
+    stop.set()
+    await running
+
+
+async def test_a_change_after_a_pause_is_pushed_at_once_and_then_at_most_ten_a_second(followed: Followed) -> None:
+    _, sink = await followed.watch()
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+    sink.on_message = lambda: times.append(loop.time())
+    began_s = loop.time()
+    while loop.time() < began_s + 0.55:
+        followed.roll_up()
+        await asyncio.sleep(0)
+    await followed.shows(sink)
+    assert times[0] - began_s < 0.09
+    assert 3 <= len(times) <= 7
+    assert all(later - sooner > 0.09 for sooner, later in itertools.pairwise(times))
+
+
+async def test_a_socket_that_takes_nothing_is_sent_nothing_and_then_all_there_is(followed: Followed) -> None:
+    client, slow = await followed.watch()
+    _, fast = await followed.watch()
+    slow.paused = True
+    for _ in range(3):
+        followed.roll_up()
+        await followed.shows(fast)
+    assert len(slow.messages) == 1
+    slow.paused = False
+    followed.hub.drained(client)
+    await followed.shows(slow)
+    assert [message["type"] for message in slow.messages] == ["initial_data", "dashboard_update"]
+    followed.roll_up()
+    await followed.shows(slow)
+    assert slow.messages[-1]["type"] == fast.messages[-1]["type"] == "real_time_update"
+
+
+async def test_all_sockets_are_sent_the_very_same_message(followed: Followed) -> None:
+    sinks = [(await followed.watch())[1] for _ in range(3)]
+    followed.roll_up()
+    for sink in sinks:
+        await followed.shows(sink)
+    assert len({id(sink.sent[-1]) for sink in sinks}) == 1
+
+
+async def test_who_comes_back_gets_the_rest_also_where_nobody_else_watched(followed: Followed) -> None:
+    client, sink = await followed.watch()
+    followed.roll_up()
+    await followed.shows(sink)
+    resume = Resume.parse(sink.messages[-1]["resume"])
+    followed.hub.leave(client)
+    followed.roll_up()
+    _, again = await followed.watch(resume)
+    assert (again.messages[0]["recovered"], total(again.messages[0])) == (True, 2)
+    assert [one["total_executions"] for one in again.messages[0]["workflows"]] == [2]
+    _, other = await followed.watch(resume._replace(origin="b"))
+    assert (other.messages[0]["recovered"], total(other.messages[0])) == (False, 2)
+    _, new = await followed.watch()
+    assert "recovered" not in new.messages[0]
+
+
+async def test_what_was_repaired_meanwhile_is_not_taken_for_known(followed: Followed) -> None:
+    client, sink = await followed.watch()
+    followed.roll_up()
+    await followed.shows(sink)
+    followed.hub.leave(client)
+    followed.hub.reload()
+    _, again = await followed.watch(Resume.parse(sink.messages[-1]["resume"]))
+    assert again.messages[0]["recovered"] is False
+
+
+async def test_views_that_nobody_watches_make_room(hub: Hub) -> None:
+    for number in range(3):
+        hub.leave(await hub.join(key("acme", number)))
+    clients = [await hub.join(key("acme", number)) for number in range(3, 6)]
+    with pytest.raises(Overloaded, match="a tenant may watch 3"):
+        await hub.join(key("acme", 6))
+    for client in clients:
+        hub.leave(client)

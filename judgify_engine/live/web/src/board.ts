@@ -39,24 +39,24 @@ export class Board {
     this.root.classList.add("taken");
   }
 
-  draw(shown: Shown): void {
+  /** `all`: the workflows' counts are since the beginning, whatever time is shown. */
+  draw(shown: Shown, all: State): void {
     for (const card of this.cards) {
+      card.drawWorkflows(all.workflows, all.ready);
       if ("live" in shown) this.drawLive(card, shown.live, shown.now);
       else this.drawPast(card, shown.past.get(card.definition.id), shown.timeframe);
     }
   }
 
   private drawLive(card: Card, state: State, now: number): void {
-    const { timeframe, bucketS, charts, workflows, ready } = state;
+    const { timeframe, bucketS, charts, ready } = state;
     if (!ready) return;
     const frame = frameAt(serverNow(state, now), bucketS, timeframeS[timeframe]);
-    card.drawWorkflows(workflows, ready);
     card.draw(charts.get(card.definition.id) ?? null, frame, timeframe, t("chart.loading"));
   }
 
   private drawPast(card: Card, past: Past | undefined, timeframe: Timeframe): void {
     if (!past) return;
-    card.drawWorkflows(past.workflows, true);
     card.draw(past.data, past.frame, timeframe, past.why);
   }
 

@@ -40,7 +40,8 @@ export class Card {
     this.tools = el("div", { class: "tools" });
     this.legend = el("p", { class: "legend", "aria-hidden": "true" });
     this.note = el("p", { class: "note center", hidden: true });
-    const title = el("h3", { id: headingId, title: titleOf(definition) }, titleOf(definition));
+    const ever = definition.type === "workflows_chart" ? el("small", {}, t("results.since")) : null;
+    const title = el("h3", { id: headingId, title: titleOf(definition) }, titleOf(definition), ever);
     this.host = el("div", { class: "plot" });
     this.root = el(
       "section",

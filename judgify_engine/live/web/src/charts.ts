@@ -240,7 +240,7 @@ export function makeChart(host: HTMLElement, spec: ChartSpec, announce: (words: 
     },
     restyle() {
       colors = readColors();
-      plot.redraw(false);
+      plot.redraw(true); // bars keep their colours with their paths
     },
     destroy() {
       sizes.disconnect();

@@ -282,12 +282,12 @@ export class DashboardPanel {
   private drawCharts(): void {
     const { state, past } = this;
     if (past) {
-      this.board.draw({ past: past.figures, timeframe: this.asked().timeframe });
+      this.board.draw({ past: past.figures, timeframe: this.asked().timeframe }, state);
       const first = [...past.figures.values()].find((one) => one.frame.to > 0);
       if (first) this.controls.showSpan(first.frame.from, first.frame.to);
       return;
     }
-    this.board.draw({ live: state, now: now() });
+    this.board.draw({ live: state, now: now() }, state);
     const { from, to } = frameAt(serverNow(state, now()), state.bucketS, timeframeS[state.timeframe]);
     this.controls.showSpan(from, to);
   }

@@ -204,7 +204,7 @@ export class Editor {
   private async fields(): Promise<string[]> {
     const prefix = "input.";
     try {
-      const { available } = await this.services.fetchJson<{ available: string[] }>("/api/v1/metrics?timeframe=1h");
+      const { available } = await this.services.fetchJson<{ available: string[] }>("/api/v1/metrics");
       return available.filter((name) => name.startsWith(prefix)).map((name) => name.slice(prefix.length));
     } catch {
       return []; // the form says that there are none; what is chosen already can be kept

@@ -34,9 +34,9 @@ export const lineNames = {
   tracked_inputs_chart: ["mean", "p95", "min", "max", "count"],
 } as const satisfies Partial<Record<ChartType, readonly string[]>>;
 
-/** Verdicts that have a line of their own; the rest is one line, named by `rest`. */
+/** Verdicts that have a line of their own; the others are one line, named as the server names those that it left out. */
 export const verdictsShown = 6;
-export const rest = "\u0000rest"; // no verdict can hold NUL
+export const rest = "*";
 
 export const bins = 20;
 
@@ -99,9 +99,9 @@ function results(points: readonly Point[], frame: Frame, before: readonly string
   for (const point of inside) {
     for (const [verdict, n] of Object.entries(counts(point))) totals.set(verdict, (totals.get(verdict) ?? 0) + n);
   }
-  const order = [...totals].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1)).map(([verdict]) => verdict);
+  const order = [...totals].filter(([verdict]) => verdict !== rest).sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1)).map(([verdict]) => verdict);
   const shown = order.slice(0, verdictsShown);
-  const fresh = order.length > shown.length ? [...shown, rest] : shown;
+  const fresh = order.length > shown.length || totals.has(rest) ? [...shown, rest] : shown;
   const names = before.length === fresh.length && fresh.every((name) => before.includes(name)) ? before : fresh;
   const own = new Set(shown);
   const count = (point: Point | undefined, i: number): number => {

@@ -54,8 +54,7 @@ export function lookOf(type: ChartType, names: readonly string[]): Look {
       return { lines, range, axis: format.axisPercent, value: format.percent };
     }
     case "results_chart": {
-      const others = palette.filter((_, i) => i < palette.length);
-      const lines = names.map((name, i) => bar(verdictName(name), name === "failed" ? "--bad" : others[i % others.length]!));
+      const lines = names.map((name, i) => bar(verdictName(name), name === "failed" ? "--bad" : palette[i % palette.length]!));
       return { lines, range: counts, axis: format.compact, value: format.countOrNone };
     }
     case "methods_chart": {
@@ -86,7 +85,7 @@ export function specOf(chart: ChartDefinition, names: readonly string[], shown: 
   const base = { ...lookOf(chart.type, names), thresholds: chart.lines };
   if (chart.type === "confidence_chart") {
     const when = (middle: number): string => t("chart.binOf", { from: format.bin(middle - 0.5 / bins), to: format.bin(middle + 0.5 / bins) });
-    return { ...base, time: false, sync: null, when, tick: (x) => format.axisPercent(x).replace(" %", " %"), steps: [0.1, 0.2, 0.25, 0.5] };
+    return { ...base, time: false, sync: null, when, tick: format.compact, steps: [0.1, 0.2, 0.25, 0.5] };
   }
   const when = (middle: number): string => {
     const { bucketS, timeframe } = shown();

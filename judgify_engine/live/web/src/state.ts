@@ -150,7 +150,7 @@ export function mergePoints<P extends readonly [number, ...unknown[]]>(
   return [...byTime.values()].filter((point) => point[0] >= oldest).sort((a, b) => a[0] - b[0]);
 }
 
-/** Distributions come whole; of others, changed points overlay. A chart of another type than before is a new one. */
+/** Tables are in `workflows`. Distributions come whole; of others, changed points overlay. A chart of another type than before is a new one. */
 function mergeCharts(old: State["charts"], changed: Charts | undefined, oldest: number): State["charts"] {
   const merged = new Map<string, ChartData>();
   let differs = false;
@@ -159,6 +159,7 @@ function mergeCharts(old: State["charts"], changed: Charts | undefined, oldest: 
     const now = changed?.[id];
     const known = before && (!now || now.type === before.type) ? before : null;
     const type = (now ?? before)!.type;
+    if (type === "workflows_chart") continue;
     const points = isDistribution(type) ? (now?.points ?? known!.points) : mergePoints(known?.points ?? [], now?.points, oldest);
     const chart = known && points === known.points ? known : { type, points };
     merged.set(id, chart);

@@ -99,6 +99,7 @@ test("results: the most frequent verdicts have a line, the others one together, 
   assert.deepEqual(names, ["v0", "v1", "v2", "v3", "v4", "v5", rest]);
   assert.deepEqual(values.map((column) => column.at(-1)), [10, 9, 8, 7, 6, 5, 4 + 3 + 2]);
   assert.equal(at(columns, bucket + 150), 54);
+  assert.deepEqual(plot("results_chart", [[bucket, { "*": 3, ok: 1 }]], frame)!.names, ["ok", rest], "what the server left out");
   assert.equal(at(columns, bucket - 150), 3);
 });
 

@@ -1,0 +1,233 @@
+"""Dashboards on the page: made, edited and kept without code; conflicts, keys, languages, history; nothing jumps."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.client import Client
+from support.cluster import Database
+from support.engine import Engine
+from support.waiting import until
+from support.webdriver import Browser, missing
+
+pytestmark = [
+    pytest.mark.skipif(missing() is not None, reason=f"no browser: {missing()}"),
+    pytest.mark.timeout(180),
+]
+TITLES = "return [...document.querySelectorAll('#charts h3')].map(e => e.textContent)"
+PRESS = "[...document.querySelectorAll(`${arguments[0]} button`)].find(e => e.textContent === arguments[1]).click()"
+KEY = (
+    "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0], bubbles: true, cancelable: true}));"
+    "return document.getElementById('announcer').textContent"
+)
+SHIFTS = """
+window.shifted = 0;
+new PerformanceObserver(list => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifted += entry.value;
+}).observe({type: 'layout-shift', buffered: true});
+"""
+WATCH_SOCKETS = """
+const Own = WebSocket;
+window.asked = [];
+window.WebSocket = class extends Own {
+  constructor(url, protocols) {
+    super(url, protocols);
+    window.asked.push(url);
+    this.addEventListener('message', event => {
+      const message = JSON.parse(event.data);
+      if (message.type === 'initial_data') window.recovered = message.recovered;
+    });
+  }
+};
+"""
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    made = Browser(tmp_path)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.fixture
+async def api(engine: Engine, tenant: Client) -> AsyncIterator[Client]:
+    """An admin of a tenant of its own, with some judgments."""
+    token = await engine.database.token(tenant.tenant_id, "execute", "read", "admin")
+    async with Client(engine.url, token, tenant.tenant_id) as client:
+        rules = [{"when": "input.temperature > 90.0", "result": {"verdict": "inspect"}, "confidence": 0.9}]
+        body = {"rules": rules, "default": {"result": {"verdict": "ok"}, "confidence": 0.99}, "track": ["temperature"]}
+        assert (await client.call("PUT", "/api/v1/workflows/plant", body=body)).status in (200, 201)
+        for temperature in (70, 80, 95):
+            await client.execute({"temperature": temperature}, "plant")
+        yield client
+
+
+def sign_in(browser: Browser, client: Client) -> None:
+    browser.open(f"{client.url}/login")
+    browser.type("#token", client.token or "")
+    browser.click("button[type=submit]")
+
+
+async def ready(browser: Browser) -> None:
+    live = "document.querySelector('[data-testid=connection]')?.dataset.state === 'live'"
+    await until(
+        lambda: browser.run(f"return {live} && document.querySelectorAll('#charts .card').length > 0"), "it is live", 20
+    )
+
+
+async def titles(browser: Browser, wanted: list[str]) -> None:
+    await until(lambda: browser.run(TITLES) == wanted, f"the charts are {wanted}", 10)
+
+
+async def stored(client: Client, dashboard_id: str) -> Any:
+    return (await client.get(f"/api/v1/dashboards/{dashboard_id}")).json
+
+
+async def test_a_dashboard_is_made_and_edited_without_code(api: Client, browser: Browser) -> None:
+    sign_in(browser, api)
+    await ready(browser)
+    browser.click("#dashboard-new")
+    browser.type("dialog input[type=text]", "Line 3")
+    browser.click("dialog input[type=checkbox]")
+    browser.click("dialog button[type=submit]")
+    await until(lambda: browser.value("dashboard-name", "data-testid") and "dashboard=line-3" in browser.address, "it is open")
+    await until(lambda: browser.run(TITLES) == [], "it has no charts")
+    browser.click("#dashboard-edit")
+    browser.run(PRESS, "#editor", "Add chart…")
+    await until(lambda: browser.run("return document.querySelector('dialog select') !== null"), "the form is open")
+    browser.run(
+        "const s = document.querySelector('dialog select'); s.value = 'tracked_inputs_chart';"
+        "s.dispatchEvent(new Event('change'))"
+    )
+    browser.type("dialog input[maxlength='200']", "Heat")
+    browser.run(PRESS, "dialog", "Add line")
+    browser.type("dialog input[type=number]", "90.5")
+    browser.click("dialog button[type=submit]")
+    await titles(browser, ["Heat"])
+    browser.run(PRESS, "#editor", "Save")
+    await until(lambda: browser.run("return document.getElementById('editor').hidden"), "it was saved")
+    definition = (await stored(api, "line-3"))["definition"]
+    (chart,) = definition["charts"]
+    assert (chart["type"], chart["title"], chart["field"]) == ("tracked_inputs_chart", "Heat", "temperature")
+    assert [line["value"] for line in chart["lines"]] == [90.5]
+    # The figures come without anything else being done: the socket follows the definition.
+    browser.run("document.querySelector('#charts .plot').focus()")
+    await until(lambda: "max 95" in browser.run(KEY, "End"), "the chart shows the input", 15)
+    browser.run("scrollTo(0, 0)")
+    browser.click("#dashboard-edit")
+    browser.run(PRESS, "#editor", "Delete…")
+    browser.click("dialog button[type=submit]")
+    await until(lambda: "dashboard=" not in browser.address, "main is shown")
+    assert (await api.get("/api/v1/dashboards/line-3")).status == 404
+    assert browser.complaints() == []
+
+
+async def test_a_conflict_is_shown_and_nothing_is_lost(api: Client, browser: Browser) -> None:
+    sign_in(browser, api)
+    await ready(browser)
+    before = browser.run(TITLES)
+    browser.click("#dashboard-edit")
+    browser.click("#charts .card:first-child [data-move='1']")
+    mine = [before[1], before[0], *before[2:]]
+    assert browser.run(TITLES) == mine
+    theirs = {"name": "Theirs", "charts": [{"id": "count", "type": "execution_count_chart", "title": "Other"}]}
+    assert (await api.call("PUT", "/api/v1/dashboards/main", body=theirs)).status == 201
+    browser.run(PRESS, "#editor", "Save")
+    await until(lambda: browser.run("return document.querySelector('dialog h2') !== null"), "it is told")
+    assert "Someone else" in browser.run("return document.querySelector('dialog').textContent")
+    assert browser.run(TITLES) == mine, "the draft is still there"
+    assert (await stored(api, "main"))["version"] == 1, "and theirs was not overwritten"
+    browser.run(PRESS, "dialog", "Save mine over theirs")
+    await until(lambda: browser.run("return document.getElementById('editor').hidden"), "it was saved")
+    now = await stored(api, "main")
+    assert now["version"] == 2
+    assert [chart["id"] for chart in now["definition"]["charts"]][:2] == ["time", "count"]
+    # The browser itself reports the 412.
+    assert all("412" in complaint for complaint in browser.complaints())
+
+
+async def test_keys_read_points_and_open_their_judgments(api: Client, browser: Browser) -> None:
+    sign_in(browser, api)
+    await ready(browser)
+    await until(lambda: browser.value("total-executions") == "3", "there are figures")
+    browser.run("document.querySelector('[data-chart=count] .plot').focus()")
+    await until(lambda: "all 3, failed 0" in browser.run(KEY, "End"), "the point is said")
+    assert "all 0" in browser.run(KEY, "ArrowLeft")
+    assert "failed 0" in browser.run(KEY, "End")
+    browser.run(KEY, "ArrowDown")
+    assert "failed" not in browser.run("return document.getElementById('announcer').textContent"), "one line alone"
+    browser.run(KEY, "Enter")
+    assert "#/judgments?created_from=" in browser.address
+    assert "created_to=" in browser.address
+    browser.run("history.back()")
+    await until(lambda: not browser.run("return document.getElementById('view-dashboard').hidden"), "it goes back")
+
+
+async def test_the_past_is_shown_from_the_api(api: Client, browser: Browser) -> None:
+    sign_in(browser, api)
+    await ready(browser)
+    browser.click("#earlier")
+    await until(lambda: "until=" in browser.address, "the address says so")
+    await until(lambda: browser.run("return document.getElementById('history').ariaBusy === 'false'"), "it is loaded")
+    assert browser.run("return document.getElementById('history-span').textContent").startswith("History")
+    browser.run("document.querySelector('[data-chart=count] .plot').focus()")
+    assert "all 0" in browser.run(KEY, "End"), "nothing was judged an hour ago"
+    browser.click("#to-live")
+    await until(
+        lambda: "all 3" in browser.run("document.querySelector('[data-chart=count] .plot').focus();" + KEY, "End"), "live"
+    )
+    assert browser.complaints() == []
+
+
+async def test_korean_is_chosen_and_kept(api: Client, browser: Browser) -> None:
+    sign_in(browser, api)
+    await ready(browser)
+    browser.run("const s = document.getElementById('language'); s.value = 'ko'; s.dispatchEvent(new Event('change'))")
+    await until(lambda: browser.run("return document.documentElement.lang") == "ko", "it is Korean")
+    await ready(browser)
+    assert "대시보드" in browser.run("return document.querySelector('nav').textContent")
+    browser.width(360)
+    assert browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+    browser.open(f"{api.url}/login")
+    assert browser.run("return document.querySelector('h1').textContent") == "로그인"
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+async def test_nothing_jumps_while_figures_come(api: Client, browser: Browser, width: int) -> None:
+    browser.width(width)
+    sign_in(browser, api)
+    await ready(browser)
+    browser.run(SHIFTS)
+    await until(lambda: browser.value("total-executions") == "3", "there are figures")
+    for number in range(5):
+        await api.execute({"temperature": 50 + number}, f"test-workflow-{number}" if number % 2 else "plant")
+    await until(lambda: int(browser.value("total-executions") or 0) >= 6, "they came")
+    assert browser.run("return window.shifted") < 0.02
+
+
+async def test_coming_back_it_names_what_it_saw_last(
+    database: Database, start_engine: Callable[..., Engine], browser: Browser
+) -> None:
+    """The whole or the rest: after both the page shows what the table has."""
+    engine = start_engine(database)
+    browser.open(f"{engine.url}/?code={engine.code}")
+    await ready(browser)
+    async with Client(engine.url, "test-token", "demo") as client:
+        for _ in range(5):
+            await client.judge(70, "test-workflow-0")
+        await until(lambda: browser.value("total-executions") == "5", "there are figures")
+        browser.run(WATCH_SOCKETS)
+        browser.run("dispatchEvent(new Event('pagehide'))")  # as when the browser puts the page aside
+        for _ in range(3):
+            await client.judge(95, "test-workflow-1")
+        assert browser.value("total-executions") == "5"
+        browser.run("dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
+        await until(lambda: browser.value("total-executions") == "8", "it shows what it missed", 20)
+    asked = browser.run("return window.asked")
+    assert asked
+    assert all("position=" in url for url in asked), asked
+    assert browser.run("return window.recovered") is not None
+    assert engine.terminate() == 0
