@@ -328,10 +328,10 @@ class Hub:
             if before is not None:
                 state.keep_rate_of(before, loop.time() - view.loaded_s, live)
                 if not view.void and (live or not state.says_the_same_as(before)):
-                    view.renewed = True
+                    view.renew()
                     self._due.add(view)
                     self._wake.set()
-            if not view.renewed:
+            if not view.late:
                 state.settle()
         finally:
             view.loaded_s = loop.time()

@@ -66,10 +66,8 @@ class View:
         """It must be read anew, whatever its position."""
         self.missed = False
         """Something that follows on its position may have been missed."""
-        self.renewed = False
-        """It was read anew: the next message is the whole state."""
         self.late = False
-        """A socket that fell behind takes messages again."""
+        """Some socket is to be sent the whole state: it takes messages again, or the view was read anew."""
         self.not_before_s = 0.0
         """After a failure: when to try again."""
         self.backlog: list[Portion] | None = None
@@ -108,21 +106,22 @@ class View:
         """Add what came while it was being read. False: something is missing before."""
         return all(map(state.add, self.backlog or ()))
 
+    def renew(self) -> None:
+        """It was read anew: who has begun gets all of it."""
+        self.late = True
+        for client in self.clients:
+            client.behind |= client.outlet is not None
+
     def has_news(self, now_s: float) -> bool:
         """Whether there is anything to push."""
-        return self.state is not None and (self.renewed or self.late or self.state.has_news(now_s))
+        return self.state is not None and (self.late or self.state.has_news(now_s))
 
     def push(self) -> Iterator[tuple[int, int]]:
         """Send what is new to all sockets, in slices of (sent, missed); to those who missed something, all there is."""
         state, self.late = self.state, False
         assert state is not None
-        message: Message | None = None
         self.number += 1
-        if self.renewed:
-            self.renewed, message = False, self.full("dashboard_update")
-            state.settle()
-        elif state.has_news(time.time()):
-            message = Message(state.update(time.time()))
+        message = Message(state.update(time.time())) if state.has_news(time.time()) else None
         clients, number = list(self.clients), self.number
         for start in range(0, len(clients), SLICE):
             yield self._push_to(clients[start : start + SLICE], message, number)
