@@ -143,6 +143,8 @@ class KeepConfig(Section, frozen=True):
     """How long judgments are kept at least; then they leave by whole partitions, and their rollups stay. 0: for ever."""
     actions_days: Annotated[int, Meta(ge=1, le=3650)] = 30
     """How long actions that are over (also dead ones) and the records of attempts are kept."""
+    alerts_days: Annotated[int, Meta(ge=1, le=3650)] = 90
+    """How long resolved alerts are kept."""
     partition: Literal["month", "week", "day"] = "month"
     """How much time one partition of the judgments holds. A change counts for those that are not made yet."""
 
@@ -215,6 +217,27 @@ class ActionsConfig(Section, frozen=True):
     """How long after its timeout an attempt is given up, when the process that made it is gone."""
     claim_idle_s: Seconds = 30.0
     """Entries of a stream that a process has for so long without an answer are taken over by another one."""
+
+
+class AlertsConfig(Section, frozen=True):
+    """Evaluating alert rules, and telling who is to know."""
+
+    interval_s: Annotated[float, Meta(ge=0.1, le=300)] = 5.0
+    """How often the rules are evaluated."""
+    settle_s: Annotated[float, Meta(ge=0, le=60)] = 1.0
+    """How far a window ends before now: what was created by then is committed."""
+    concurrency: Annotated[int, Meta(ge=1, le=1000)] = 32
+    """Deliveries at once; those to one tenant's sink go one after the other."""
+    timeout_s: Seconds = 10.0
+    """Of one delivery."""
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] = 12
+    """After so many a delivery has failed."""
+    retry_first_s: Seconds = 2.0
+    """Rest after the first failed attempt; three times as long after each further one."""
+    retry_longest_s: Seconds = 3600.0
+    """The longest rest."""
+    repeat_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
+    """How often Alertmanager is told that an alert still fires; after four times that it takes it for resolved."""
 
 
 class ScalingConfig(Section, frozen=True):
@@ -302,6 +325,7 @@ class Config(Section, frozen=True):
     redis: RedisConfig = RedisConfig()
     streams: StreamsConfig = StreamsConfig()
     actions: ActionsConfig = ActionsConfig()
+    alerts: AlertsConfig = AlertsConfig()
     scaling: ScalingConfig = ScalingConfig()
     log: LogConfig = LogConfig()
     seed: SeedConfig = SeedConfig()

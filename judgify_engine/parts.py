@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from judgify_engine.actions.alert_sinks import AlertPerformer as SinkPerformer
 from judgify_engine.actions.webhooks import WebhookPerformer
 from judgify_engine.config import Config
 from judgify_engine.core.quota import Quota
@@ -16,6 +17,7 @@ from judgify_engine.core.streams import JUDGMENTS, stream_of
 from judgify_engine.followers import Followers, Gauge
 from judgify_engine.ingest.actions import ActionRoutes
 from judgify_engine.ingest.admission import Admission
+from judgify_engine.ingest.alerts import AlertRoutes
 from judgify_engine.ingest.direct import Direct
 from judgify_engine.ingest.gaps import GapRoutes
 from judgify_engine.ingest.judgments import EXECUTE_PATH, JudgmentRoutes
@@ -35,6 +37,9 @@ from judgify_engine.pipeline.access import SCOPES, Access, Grant
 from judgify_engine.pipeline.action_alerts import AlertPerformer
 from judgify_engine.pipeline.action_intake import ActionIntake, join_group
 from judgify_engine.pipeline.action_loop import ActionLoop
+from judgify_engine.pipeline.alert_conditions import Conditions
+from judgify_engine.pipeline.alert_deliveries import AlertDeliveries
+from judgify_engine.pipeline.alert_loop import AlertLoop
 from judgify_engine.pipeline.batch_loop import BatchLoop
 from judgify_engine.pipeline.doze import Doze
 from judgify_engine.pipeline.judging import Judging
@@ -50,6 +55,11 @@ from judgify_engine.store import metrics_upkeep, upkeep
 from judgify_engine.store.accepted import AcceptedStore
 from judgify_engine.store.action_jobs import ActionJobs
 from judgify_engine.store.actions import ActionStore
+from judgify_engine.store.alert_deliveries import AlertOutbox
+from judgify_engine.store.alert_figures import AlertFigures
+from judgify_engine.store.alert_rules import AlertRuleStore
+from judgify_engine.store.alert_states import AlertStates
+from judgify_engine.store.alerts import AlertStore
 from judgify_engine.store.charts import ChartReader
 from judgify_engine.store.copy_writer import CopyWriter
 from judgify_engine.store.gaps import GapReader
@@ -90,6 +100,7 @@ class Parts:
         self._batches = [BatchLoop(queue, writer, config.batch, metrics, timeout_s, doze) for queue in self.queues]
         self._followers = Followers(config, judgments, rollups, streams, metrics)
         self._build_actions()
+        self._build_alerts()
         quotas = Quotas(max(1, config.workers))
         self._build_scaling(streams, team, quotas)
         access = self._access(quotas)
@@ -100,7 +111,7 @@ class Parts:
         )
         self.routes = self._routes(access, quotas)
         metrics.gauges += [self._gauges, *self._followers.gauges, self._quarantine.gauges]
-        metrics.gauges += [self._actions.gauges, self._scaling.gauges]
+        metrics.gauges += [self._actions.gauges, self._scaling.gauges, self._alerts.gauges]
 
     def _build_actions(self) -> None:
         """What workflows have done with their results."""
@@ -112,6 +123,29 @@ class Parts:
         # The publisher remembers every group that it finds, and puts it back where it stood when the streams are emptied.
         join = partial(join_group, streams)
         self._intake = ActionIntake(streams, jobs, join, config.claim_idle_s, metrics, self._actions.wake)
+
+    def _build_alerts(self) -> None:
+        """Who evaluates alert rules, and who tells of what fires."""
+        config, metrics, slot = self._config, self._metrics, self._config.change.slot
+        self._sinks = WebhookPerformer(config.actions)
+        performer = SinkPerformer(self._streams, self._sinks, config.alerts, config.streams.keep_dashboard_entries)
+        outbox, owner = AlertOutbox(self._judgments), secrets.token_hex(8)
+        self._telling = AlertDeliveries(outbox, performer, config.alerts, owner, metrics, random.Random())
+        figures = AlertFigures(self._rollups, slot)
+        self._alerts = AlertLoop(
+            AlertStates(self._judgments, slot),
+            AlertRuleStore(self._judgments),
+            figures,
+            {"condition": Conditions(figures)},
+            lambda lsn: self._followers.holder.has_passed(lsn),
+            config.alerts,
+            metrics,
+            self._telling.wake,
+        )
+
+    async def _tell(self, stop: asyncio.Event) -> None:
+        async with self._sinks:
+            await self._telling.run(stop, self._alerts.leading)
 
     async def _follow(self, tenant_id: str) -> None:
         """See that no judgment of this tenant is missed from now on. Raises Overloaded."""
@@ -165,6 +199,7 @@ class Parts:
             MetricsRoutes(ChartReader(rollups, slot), access, config.metrics.keep_days),
             ScalingRoutes(self._scaling, access),
             WorkflowRoutes(WorkflowStore(judgments), self._followers.registry, access, self.admission, self._follow),
+            AlertRoutes(AlertRuleStore(judgments), AlertStore(judgments), access, self.admission, slot),
             ActionRoutes(ActionStore(judgments), reader, self._actions, access),
             operate,
             self.dashboards,
@@ -190,6 +225,8 @@ class Parts:
             tasks.create_task(self._intake.run(stream, stop), name=f"actions-{stream}")
         tasks.create_task(self._reporter.run(stop, lambda: self.admission.retiring), name="report")
         tasks.create_task(self._scaling.run(stop, lambda: self.admission.retiring), name="scaling")
+        tasks.create_task(self._alerts.run(stop, lambda: self.admission.retiring), name="alerts")
+        tasks.create_task(self._tell(stop), name="alert-deliveries")
         fine_days = config.metrics.keep_days
         tasks.create_task(upkeep.run(self._judgments, config.keep, fine_days, stop, self._followers.verified_s), name="upkeep")
         tasks.create_task(metrics_upkeep.run(self._rollups, config, stop), name="metrics-upkeep")

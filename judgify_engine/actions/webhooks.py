@@ -97,20 +97,26 @@ class WebhookPerformer:
         if not job.secrets:  # never unsigned; the store makes one when a job is leased
             return Outcome("retry", "the tenant has no secret to sign with")
         body = webhook_body(job.judgment, job.lane.tenant_id, job.action)
-        headers = _signed(message_id(job.judgment_id, job.action), body, job.secrets, time.time())
+        headers = signed(message_id(job.judgment_id, job.action), body, job.secrets, time.time())
         request = {"type": "webhook", "url": action.url, "webhook_id": headers["webhook-id"], "bytes": len(body)}
-        asking.set(job.lane.tenant_id)
+        return await self.send(job.lane.tenant_id, action.url, body, headers, action.timeout_s, request)
+
+    async def send(
+        self, tenant_id: str, to: str, body: bytes, headers: dict[str, str], timeout_s: float, request: dict[str, Any]
+    ) -> Outcome:
+        """One call for a tenant, with all guards. `request`: what the outcome says was asked."""
+        asking.set(tenant_id)
         try:
-            url = URL(action.url)
+            url = URL(to)
             if self._guarded and is_address(url.host or "") and not is_public(url.host or ""):
-                raise refusal(action.url[:200], url.host or "")
-            return await self._call(url, body, headers, action.timeout_s, request)
+                raise refusal(to[:200], url.host or "")
+            return await self._call(url, body, headers, timeout_s, request)
         except ValueError as error:  # the URL; from aiohttp or yarl
             return Outcome("refused", f"it cannot be called: {error}", request=request)
         except AddressRefused as error:
             return Outcome("refused", str(error), request=request)
         except TimeoutError:
-            return Outcome("retry", f"no answer within {action.timeout_s:g} s", request=request)
+            return Outcome("retry", f"no answer within {timeout_s:g} s", request=request)
         except (aiohttp.ClientError, OSError) as error:
             refused = isinstance(getattr(error, "os_error", None), AddressRefused)
             return Outcome("refused" if refused else "retry", _reason(error), request=request)
@@ -186,7 +192,7 @@ def _storable(text: str) -> str:
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
-def _signed(identifier: str, body: bytes, secrets: tuple[str, ...], now_s: float) -> dict[str, str]:
+def signed(identifier: str, body: bytes, secrets: tuple[str, ...], now_s: float) -> dict[str, str]:
     """The headers. Each secret signs, so that a receiver may know either while one takes the place of the other."""
     moment, text = datetime.fromtimestamp(now_s, UTC), body.decode()
     return {

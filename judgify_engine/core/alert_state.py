@@ -19,7 +19,8 @@ import msgspec
 from judgify_engine.core.alert_rules import Severity
 
 Phase = Literal["inactive", "pending", "firing", "clearing"]
-NEVER = float("-inf")
+NEVER = -1e12
+"""Before all times; JSON has no infinity."""
 
 
 class Observation(NamedTuple):

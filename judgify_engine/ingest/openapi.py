@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from judgify_engine import __version__
+from judgify_engine.core.actions import NAME
+from judgify_engine.core.alert_rules import SEVERITIES, AlertRule
+from judgify_engine.core.alert_sinks import AlertSink
 from judgify_engine.core.charts import DEFAULT_METRICS, JUDGED
 from judgify_engine.core.quality import KINDS
 from judgify_engine.core.rules import WorkflowDefinition
@@ -13,6 +16,21 @@ from judgify_engine.core.view import BUCKETS_S, CHARTS
 from judgify_engine.ingest.metrics import FORMATS, MAX_METRICS
 from judgify_engine.ingest.workflows import WorkflowAnswer, WorkflowPage
 from judgify_engine.wire.actions import STATES, ActionPage, ActionRecord, AttemptPage, ReplayedActions
+from judgify_engine.wire.alerts import (
+    STATES as ALERT_STATES,
+)
+from judgify_engine.wire.alerts import (
+    Acknowledgement,
+    AlertPage,
+    AlertRecord,
+    RulePage,
+    RuleRecord,
+    Silence,
+    SilencePage,
+    SilenceRecord,
+    SinkPage,
+    SinkRecord,
+)
 from judgify_engine.wire.answer import JudgmentAnswer, JudgmentPage, JudgmentRecord
 from judgify_engine.wire.gaps import GapPage
 from judgify_engine.wire.metrics import MetricsAnswer
@@ -24,7 +42,7 @@ from judgify_engine.wire.scaling import ScalingAnswer
 from judgify_engine.wire.summary import Summary
 
 SCHEMA = "#/components/schemas/{name}"
-_TYPES = (
+_TYPES: tuple[Any, ...] = (
     ExecuteRequest,
     JudgmentAnswer,
     JudgmentRecord,
@@ -42,6 +60,18 @@ _TYPES = (
     ActionPage,
     AttemptPage,
     ReplayedActions,
+    AlertRule,
+    RuleRecord,
+    RulePage,
+    AlertRecord,
+    AlertPage,
+    Acknowledgement,
+    AlertSink,
+    SinkRecord,
+    SinkPage,
+    Silence,
+    SilenceRecord,
+    SilencePage,
     ScalingAnswer,
     Problem,
 )
@@ -57,7 +87,7 @@ class _Operation(NamedTuple):
     scope: str | None
     answers: dict[int, tuple[type[Any] | None, str]]
     errors: tuple[int, ...] = ()
-    body: type[Any] | None = None
+    body: Any = None
     parameters: tuple[dict[str, Any], ...] = ()
     body_required: bool = True
     csv: bool = False
@@ -109,6 +139,58 @@ _METRICS = (
     _parameter("until", "query", _TIME, "The frame ends with the bucket that this is in or ends; absent: now."),
     _parameter("format", "query", {"enum": list(FORMATS)}, "Absent: as the header `Accept` says, JSON without one."),
 )
+
+_ALERT_ID = _parameter("alert_id", "path", _UUID, "As the list gives it.")
+
+
+def _kept_by_name(path: str, name: str, what: str, record: Any, page: Any, body: Any, more: str) -> tuple[_Operation, ...]:
+    """The four of what is kept by a name: rules, sinks, silences."""
+    one, by_id = f"{path}/{{{name}}}", (_parameter(name, "path", {"type": "string", "pattern": NAME}, f"The {what}'s name."),)
+    versions = (_parameter("version", "query", {"type": "integer", "minimum": 0}, "Absent: the current one; 0: as built in."),)
+    return (
+        _Operation("get", path, "Alerts", f"All {what}s", "read", {200: (page, "All.")}, (401, 403, 422, 429, 503)),
+        _Operation(
+            "get", one, "Alerts", f"One {what}", "read", {200: (record, f"The {what}.")}, (401, 403, 404, 422, 429, 503), None,
+            by_id + (versions if record is RuleRecord else ()),
+        ),
+        _Operation(
+            "put", one, "Alerts", f"Store a {what}{more}", "admin",
+            {200: (record, "Stored anew."), 201: (record, "Stored for the first time.")},
+            (400, 401, 403, 413, 422, 429, 503), body, by_id,
+        ),
+        _Operation(
+            "delete", one, "Alerts", f"Delete a {what}", "admin", {204: (None, "Deleted.")}, (401, 403, 404, 422, 429, 503),
+            None, by_id,
+        ),
+    )  # fmt: skip
+
+
+_ALERT_OPERATIONS = (
+    _Operation(
+        "get", "/api/v1/alerts", "Alerts", "What fires and what fired, newest first", "read", {200: (AlertPage, "A page.")},
+        (401, 403, 422, 429, 503), None,
+        (
+            _parameter("state", "query", {"enum": list(ALERT_STATES)}, "In this state only."),
+            _parameter("rule_id", "query", {"type": "string"}, "Of this rule only."),
+            _parameter("severity", "query", {"enum": list(SEVERITIES)}, "With this severity only."),
+            _FILTERS[0], _LIMIT, _CURSOR,
+        ),
+    ),
+    _Operation(
+        "get", "/api/v1/alerts/{alert_id}", "Alerts", "One alert, and who was told of it", "read",
+        {200: (AlertRecord, "The alert.")}, (401, 403, 404, 429, 503), None, (_ALERT_ID,),
+    ),
+    _Operation(
+        "post", "/api/v1/alerts/{alert_id}/acknowledge", "Alerts", "Say that somebody looks after it", "admin",
+        {200: (AlertRecord, "The alert.")}, (400, 401, 403, 404, 413, 422, 429, 503), Acknowledgement, (_ALERT_ID,), False,
+    ),
+    *_kept_by_name(
+        "/api/v1/alert-rules", "rule_id", "alert rule", RuleRecord, RulePage, AlertRule,
+        "; of a built-in one what is left out stays as it is",
+    ),
+    *_kept_by_name("/api/v1/alert-sinks", "sink_id", "alert sink", SinkRecord, SinkPage, AlertSink, ""),
+    *_kept_by_name("/api/v1/silences", "silence_id", "silence", SilenceRecord, SilencePage, Silence, ""),
+)  # fmt: skip
 
 _OPERATIONS = (
     _Operation(
@@ -209,6 +291,7 @@ _OPERATIONS = (
         "delete", "/api/v1/workflows/{workflow_id}", "Workflows", "Delete; its versions are kept for the records", "admin",
         {204: (None, "Deleted.")}, (401, 403, 404, 422, 429, 503), None, (_WORKFLOW_ID,),
     ),
+    *_ALERT_OPERATIONS,
     _Operation(
         "get", "/api/v1/scaling", "Operate", "How all processes are doing, and whether there should be more or fewer", "admin",
         {200: (ScalingAnswer, "The figures, what would be decided now, and the last decisions.")}, (401, 403, 422, 429, 503),

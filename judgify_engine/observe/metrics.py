@@ -96,6 +96,8 @@ class Metrics(Collector):
         self.action = Histogram((*SECONDS, 60.0))
         """Attempts of actions."""
         self.scaling: Counter[str] = Counter()
+        self.alert_evaluations: Counter[str] = Counter()
+        self.alert_deliveries: Counter[str] = Counter()
         """Decisions about the number of processes: out, in; and failed."""
         self.gauges: list[Callable[[], Iterable[tuple[str, str, dict[str, str], float]]]] = []
         """Each yields (name, help, labels, value)."""
@@ -164,6 +166,15 @@ class Metrics(Collector):
         for action, count in list(self.scaling.items()):
             scaling.add_metric([action], count)
         yield scaling
+        text = "Evaluations of all alert rules: done, behind (the rollups had not come far enough) or failed."
+        evaluations = CounterMetricFamily("judgify_alert_evaluations", text, labels=["outcome"])
+        for outcome, count in list(self.alert_evaluations.items()):
+            evaluations.add_metric([outcome], count)
+        yield evaluations
+        deliveries = CounterMetricFamily("judgify_alert_deliveries", "Attempts to tell a sink of an alert.", labels=["outcome"])
+        for outcome, count in list(self.alert_deliveries.items()):
+            deliveries.add_metric([outcome], count)
+        yield deliveries
         changes = CounterMetricFamily("judgify_changes", "Changes read from the log, by what became of them.", labels=["stage"])
         for stage in ("decoded", "skipped", "applied"):
             changes.add_metric([stage], getattr(self, f"changes_{stage}"))

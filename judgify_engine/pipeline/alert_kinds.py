@@ -8,56 +8,18 @@ nothing but `memory`, which is stored with the state in the same transaction.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from judgify_engine.core.alert_rules import AlertRule
-from judgify_engine.core.alert_state import CauseState, Observation
-
-
-class Cause(NamedTuple):
-    """What there is at most one firing alert of. `workflow_id`: empty for all workflows together."""
-
-    tenant_id: str
-    rule_id: str
-    workflow_id: str
-
-
-class ActiveRule(NamedTuple):
-    """An enabled rule of a tenant."""
-
-    tenant_id: str
-    rule_id: str
-    version: int
-    """0: built in."""
-    rule: AlertRule
-
-
-class Known(NamedTuple):
-    """What is stored of a cause."""
-
-    state: CauseState
-    memory: bytes | None
-    """JSON, of who evaluates; None: nothing."""
-    version: int
-    """Of the rule that it was evaluated by."""
+from judgify_engine.core.alert_changes import ActiveRule, Cause, Known, Seen
 
 
 class Span(NamedTuple):
     """What is to be evaluated: all after the last evaluation, up to where the rollups are known to be whole."""
 
     through_s: float
-    """Unix seconds of the last evaluation; -inf: there was none."""
+    """Unix seconds of the last evaluation; `NEVER`: there was none."""
     covered_s: float
     """All that was committed before this is in the rollups."""
     instants: Sequence[int]
     """Moments between the two at which to look at windows, ascending, the last one as near to `covered_s` as may be."""
-
-
-class Seen(NamedTuple):
-    """What was observed of a cause."""
-
-    cause: Cause
-    observations: Sequence[Observation]
-    """In the order of their times; what is not later than `Known.state.through_s` is passed over."""
-    memory: bytes | None = None
 
 
 class Evaluator(Protocol):

@@ -11,7 +11,7 @@ import asyncpg
 
 from judgify_engine.config import KeepConfig
 from judgify_engine.errors import JudgifyError
-from judgify_engine.store import actions, kept, partitions, quarantine, retention, scaling
+from judgify_engine.store import actions, alerts, kept, partitions, quarantine, retention, scaling
 from judgify_engine.store.pool import AWAY, Database
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ async def once(database: Database, keep: KeepConfig) -> None:
         await partitions.make_ahead(connection, datetime.now(UTC), keep.partition)
     await quarantine.tidy(database, keep)
     await actions.tidy(database, keep.actions_days)
+    await alerts.tidy(database, keep.alerts_days)
     for table, limit in (("idempotency_keys", keep.idempotency_days), ("scaling_decisions", keep.scaling_days)):
         forgotten = SLICE_ROWS
         while forgotten == SLICE_ROWS:

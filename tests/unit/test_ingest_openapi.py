@@ -10,6 +10,7 @@ from aiohttp import web
 from judgify_engine.core.rules import WorkflowDefinition
 from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.actions import ActionRoutes
+from judgify_engine.ingest.alerts import AlertRoutes
 from judgify_engine.ingest.gaps import GapRoutes
 from judgify_engine.ingest.judgments import JudgmentRoutes
 from judgify_engine.ingest.metrics import MetricsRoutes
@@ -43,6 +44,7 @@ def routes() -> list[web.RouteDef]:
         GapRoutes(anything, anything),
         ActionRoutes(anything, anything, anything, anything),
         ScalingRoutes(anything, anything),
+        AlertRoutes(anything, anything, anything, anything, ""),
     ]
     return [route for group in groups for route in group.routes()]
 

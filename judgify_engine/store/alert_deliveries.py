@@ -1,0 +1,91 @@
+"""The outbox of alerts: leased, attempted, recorded."""
+
+from collections.abc import Collection, Sequence
+
+from judgify_engine.pipeline.alert_deliveries import AlertDelivery, Delivered
+from judgify_engine.store.pool import Database
+from judgify_engine.store.webhook_secrets import signing_secrets
+
+# One for each sink, the oldest first: what fires before what is resolved. Tenants take turns.
+_CLAIM = """
+WITH busy AS (SELECT * FROM unnest($5::text[], $6::text[]) AS b(tenant_id, sink_id)),
+first AS (
+  SELECT DISTINCT ON (d.tenant_id, d.sink_id) d.id, d.tenant_id, d.due_at
+    FROM alert_deliveries AS d
+   WHERE (d.state = 'waiting' OR d.repeats) AND d.due_at <= clock_timestamp()
+     AND NOT EXISTS (SELECT FROM busy AS b WHERE b.tenant_id = d.tenant_id AND b.sink_id = d.sink_id)
+     AND NOT EXISTS (
+       SELECT FROM alert_deliveries AS e
+        WHERE e.alert_id = d.alert_id AND e.sink_id = d.sink_id AND e.state = 'waiting'
+          AND CASE WHEN e.event = d.event THEN e.id < d.id ELSE e.event = 'firing' END)
+   ORDER BY d.tenant_id, d.sink_id, d.due_at
+),
+fair AS (SELECT id, row_number() OVER (PARTITION BY tenant_id ORDER BY due_at) AS turn, due_at FROM first),
+picked AS (SELECT id FROM fair WHERE turn <= $4 ORDER BY turn, due_at LIMIT $3),
+taken AS (
+  UPDATE alert_deliveries SET owner = $1, attempts = attempts + 1, due_at = clock_timestamp() + make_interval(secs => $2)
+   WHERE id = ANY(ARRAY(SELECT id FROM picked)) RETURNING *
+)
+SELECT t.id AS delivery_id, t.sink_id, t.kind, t.event, t.attempts, t.repeats, t.alert_id, a.tenant_id, a.rule_id,
+       a.rule_version, a.workflow_id, a.severity, a.about, a.summary, a.reason, a.numbers::text AS numbers, a.started_at,
+       a.fired_at, a.resolved_at, a.recorded_at, a.resolved_reason, a.resolved_numbers::text AS resolved_numbers,
+       s.definition::text AS sink
+  FROM taken AS t JOIN alerts AS a ON a.id = t.alert_id
+  LEFT JOIN alert_sinks AS s ON s.tenant_id = t.tenant_id AND s.sink_id = t.sink_id
+"""
+# A success counts whoever tells it; all else only from the owner of the lease. Of what is over nothing is repeated.
+_RECORD = """
+WITH told AS (
+  SELECT * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::float8[], $6::bool[]) AS t(id, state, error, rest_s, repeats)
+)
+UPDATE alert_deliveries AS d
+   SET state = told.state, last_error = told.error, owner = NULL, at = clock_timestamp(),
+       due_at = clock_timestamp() + make_interval(secs => told.rest_s),
+       repeats = told.repeats AND EXISTS (SELECT FROM alerts AS a WHERE a.id = d.alert_id AND a.state = 'firing')
+  FROM told WHERE d.id = told.id AND (d.owner = $1 OR told.state = 'delivered')
+"""
+
+
+class AlertOutbox:
+    """What `pipeline/alert_deliveries` needs of the table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def claim(
+        self, owner: str, lease_s: float, free: int, per_tenant: int, busy: Collection[tuple[str, str]]
+    ) -> list[AlertDelivery]:
+        """Lease what is due, one for each sink that is not `busy`."""
+        columns = [one[0] for one in busy], [one[1] for one in busy]
+        async with self._database.query() as connection:
+            rows = await connection.fetch(_CLAIM, owner, lease_s, free, per_tenant, *columns)
+            signing = {row["tenant_id"] for row in rows if row["kind"] == "webhook"}
+            secrets = {tenant_id: await signing_secrets(connection, tenant_id) for tenant_id in signing}
+        return [
+            AlertDelivery(
+                id=row["delivery_id"],
+                tenant_id=row["tenant_id"],
+                sink_id=row["sink_id"],
+                kind=row["kind"],
+                event=row["event"],
+                attempt=row["attempts"],
+                repeated=row["repeats"],
+                alert=row,
+                sink=row["sink"],
+                secrets=secrets.get(row["tenant_id"], ()),
+            )
+            for row in rows
+        ]
+
+    async def record(self, owner: str, finished: Sequence[Delivered]) -> None:
+        """Record these, in one transaction."""
+        async with self._database.query() as connection:
+            await connection.execute(
+                _RECORD,
+                owner,
+                [each.delivery.id for each in finished],
+                [each.state for each in finished],
+                [each.error for each in finished],
+                [each.rest_s for each in finished],
+                [each.repeats for each in finished],
+            )
