@@ -1,9 +1,9 @@
 """`bench anomaly`: a file of readings through the anomaly rule, as the engine would have judged them at the time.
 
 The readings (CSV: `timestamp`, `value`) become buckets of 5 minutes; a bucket is judged by what came before it only, by the
-code that the engine runs (core/anomaly, core/alert_state). Printed are all firings with the labelled window that each is in, and how
-much the outcome depends on the rule's settings: each of them alone is varied around what the rule says. The labels are those of
-the machine temperature readings of the Numenta Anomaly Benchmark; the last and the second one are failures.
+code that the engine runs (core/anomaly, core/alert_state). Printed are all firings with the labelled window that each
+is in, and how much the outcome depends on the rule's settings: each of them alone is varied around what the rule says. The
+labels are those of the machine temperature readings of the Numenta Anomaly Benchmark; the second and the last are failures.
 
 Good means: at least one firing in each of the two failure windows, and fewer than 5 outside all windows.
 """

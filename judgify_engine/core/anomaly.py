@@ -3,8 +3,8 @@
 - The band is the median of the last `history_days`, plus what this hour of the day usually differs by, and `sensitivity`
   spreads to each side; all of it weighted by how many readings a bucket has. The spread is the half width between the 5 % and
   the 95 % quantile, scaled to be a standard deviation where values are normal: machines and people have long tails of their
-  own, which the MAD of the usual robust z-score (Iglewicz and Hoaglin 1993, with a cut of 3.5) does not see. The default of 4 is a
-  little wider, as a metric is looked at 288 times a day: normal values pass 4 spreads once in two months, 3.5 once a week.
+  own, which the MAD of the usual robust z-score (Iglewicz and Hoaglin 1993, with a cut of 3.5) does not see. The default is 4,
+  as a metric is looked at 288 times a day: normal values pass 4 spreads once in two months, 3.5 once a week.
 - What lies outside enters the history as the nearest end of the band, not as it is (the cleaning of Gelper, Fried and Croux
   2010). So a failure of days does not make the next one usual, and a level that changed for good does become usual, slowly.
 - Hours of the day are told apart only when there are `SEASON_DAYS` days of them, and only by as much as they differ by more

@@ -13,11 +13,12 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from judgify_engine.core.alert_changes import ActiveRule, Cause, Known, Seen
 from judgify_engine.core.alert_rules import Anomaly
 from judgify_engine.core.alert_state import Observation
 from judgify_engine.core.anomaly import Bucket, Memory, Settings, Walk, needs_history, since_s
 from judgify_engine.core.samples import ALL_WORKFLOWS, FINE_S, HOUR_S
-from judgify_engine.pipeline.alert_kinds import ActiveRule, Cause, Known, Seen, Span
+from judgify_engine.pipeline.alert_kinds import Span
 
 MOST_FRESH = 4032
 """Buckets of a metric that are judged in one look: two weeks of them."""

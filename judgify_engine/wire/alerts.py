@@ -158,7 +158,7 @@ class Silence(msgspec.Struct, forbid_unknown_fields=True):
     by: Annotated[str, Meta(max_length=200)] = ""
 
 
-_decode_rule = msgspec.json.Decoder(AlertRule)
+_decode_rule: msgspec.json.Decoder[AlertRule] = msgspec.json.Decoder(AlertRule)
 
 
 def decode_rule(body: bytes, built_in: AlertRule | None) -> AlertRule:
@@ -228,7 +228,7 @@ def alert_of(row: Any, deliveries: list[Any]) -> AlertRecord:
 
 def cause_of(row: Any) -> str:
     """A cause as text."""
-    return row["rule_id"] + (f"/{row['workflow_id']}" if row["workflow_id"] else "")
+    return str(row["rule_id"]) + (f"/{row['workflow_id']}" if row["workflow_id"] else "")
 
 
 def _time(moment: Any) -> str | None:
