@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests wait more than they compute: twice as many processes as the two cores of a small machine.
+TEST_PROCESSES ?= 4
 WEB := judgify_engine/live/web
 STATIC := judgify_engine/live/static
 PAGE := $(STATIC)/index.html
@@ -29,7 +31,7 @@ demo: setup
 	@exec $(BIN)/judgify-engine demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .

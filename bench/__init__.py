@@ -4,5 +4,5 @@
 
 COMMANDS = (
     "load", "compare", "latency", "queries", "crash", "soak", "rollup", "partitions", "bulk", "groups", "day", "neighbours",
-    "workers",
+    "sockets", "workers",
 )  # fmt: skip

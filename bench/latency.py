@@ -6,6 +6,10 @@ and `judgify_dashboards` of `/metrics` tells where one came to be.) Totals on th
 `total_executions = base + n` covers the first n commits after the base. The delay of the nth judgment is estimated as (arrival
 of the first message with a total of at least base + n) - (arrival of the nth 200).
 
+Pace. Dashboards get at most 10 messages a second by default, so a judgment that comes right after a message waits up to 100 ms
+for the next one, whatever the rest takes. What the rest takes is what this bench is for: an engine of its own pushes every
+`--push-interval` seconds (0.04 by default: as often as rollups come). With `--url` an engine that runs is measured as it is.
+
 Bias. A 200 arrives a little after its commit (answer written, read by this process), so each delay is too short by
 that path, typically well under a millisecond to a few under load; a delay may even come out negative when a message
 overtakes an answer (counted, not hidden). Ranks are compared, not identities: where answers arrive in another order
@@ -17,6 +21,7 @@ meanwhile: the total in the end is checked against the number of answers.
 import argparse
 import asyncio
 import bisect
+import os
 import re
 import sys
 from array import array
@@ -29,12 +34,14 @@ import uvloop
 from . import report
 from .client import ProtocolError, Target, fetch
 from .dashboard import Dashboard
+from .harness import Engine, EngineFailed, data_folder, free_port, running
 from .load import figures_of, target_of
 from .loops import Load
 from .recorder import Recorder
 
 CATCH_UP_S = 10.0
 GOAL_MS = 100.0
+PUSH_INTERVAL_S = 0.04
 TRIES = 20
 """Sockets opened for each worker, at most: the kernel has no turns."""
 
@@ -42,7 +49,9 @@ TRIES = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `bench latency`."""
     parser.description = "Time from commit to the dashboard's message at a fixed rate; nothing else may write meanwhile."
-    parser.add_argument("--url", help="the engine (default: JUDGIFY_URL, else http://127.0.0.1:8000)")
+    parser.add_argument("--url", help="an engine that runs (default: JUDGIFY_URL, else one of its own is started)")
+    parser.add_argument("--push-interval", type=float, help="of its own engine, in seconds (default: 0.04; users have 0.1)")
+    parser.add_argument("--workers", type=int, default=1, help="of its own engine (default: 1)")
     parser.add_argument("--token", help="bearer token (default: JUDGIFY_TOKEN, else test-token)")
     parser.add_argument("--rate", type=float, default=2000.0, help="judgments per second (default: 2000)")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long (default: 20)")
@@ -52,6 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print; 0 when every judgment was seen on the dashboard, 1 when not, 2 for wrong usage."""
+    own = not (args.url or os.environ.get("JUDGIFY_URL"))
+    if args.push_interval is not None and not (own and 0.02 <= args.push_interval <= 10):
+        print("bench latency: --push-interval is for an engine of its own, and 0.02 to 10 s", file=sys.stderr)
+        return 2
     try:
         target = target_of(args.url, args.token)
     except ValueError as error:
@@ -61,7 +74,30 @@ def run(args: argparse.Namespace) -> int:
         print("bench latency: --rate, --seconds and --users must be positive", file=sys.stderr)
         return 2
     with report.tables_apart(args.json):
-        return uvloop.run(_measure(args, target))
+        return _on_its_own(args) if own else uvloop.run(_measure(args, target))
+
+
+def _on_its_own(args: argparse.Namespace) -> int:
+    """Start an engine, and measure it."""
+    interval_s = PUSH_INTERVAL_S if args.push_interval is None else args.push_interval
+    print(f"an engine of its own, {args.workers} worker(s), pushing every {interval_s:g} s at most: the pace of users, 0.1,")
+    print("is a wait of up to 100 ms by itself, which would hide what all else takes", flush=True)
+    settings = {"JUDGIFY_LIVE_PUSH_INTERVAL_S": str(interval_s)}
+    with (
+        data_folder(None, "latency") as folder,
+        running(Engine(folder, free_port(), workers=args.workers, settings=settings)) as engine,
+    ):
+
+        async def measure() -> int:
+            await engine.wait_ready()
+            await engine.reader()
+            return await _measure(args, engine.target)
+
+        try:
+            return uvloop.run(measure())
+        except EngineFailed as error:
+            report.note(f"bench latency: {error}")
+            return 1
 
 
 async def _measure(args: argparse.Namespace, target: Target) -> int:

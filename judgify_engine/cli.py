@@ -79,6 +79,7 @@ BENCHES = {
     "queries": "charts and summaries with a year of data",
     "rollup": "what reading the log and rolling up costs",
     "soak": "minutes at a fixed rate; memory and log must stay flat",
+    "sockets": "thousands of dashboards on one process; memory, delay, stalled ones",
     "workers": "CPU per judgment with 1, 2 and 4 workers",
 }
 

@@ -115,6 +115,12 @@ class AlreadyReplayed(Rejected):
     code, status, title = "already_replayed", 409, "This was replayed already"
 
 
+class VersionMismatch(Rejected):
+    """Somebody else stored another version meanwhile; `version` is the current one."""
+
+    code, status, title = "version_mismatch", 412, "Another version is current"
+
+
 class MethodNotAllowed(Rejected):
     code, status, title = "method_not_allowed", 405, "Method not allowed"
 

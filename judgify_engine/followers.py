@@ -14,6 +14,7 @@ from judgify_engine.cdc.holder import Holder
 from judgify_engine.cdc.publisher import Publisher, slot_of
 from judgify_engine.config import Config
 from judgify_engine.core.samples import Windows
+from judgify_engine.live.definitions import Definitions
 from judgify_engine.live.feed import NoFeed
 from judgify_engine.live.hearing import Hearing
 from judgify_engine.live.hub import Hub
@@ -23,6 +24,7 @@ from judgify_engine.pipeline.reconcile_loop import ReconcileLoop
 from judgify_engine.pipeline.registry import WorkflowRegistry
 from judgify_engine.pipeline.repair_loop import RepairLoop
 from judgify_engine.pipeline.streams import Streams
+from judgify_engine.store.dashboards import DashboardStore
 from judgify_engine.store.pool import AWAY, Database
 from judgify_engine.store.reconcile import Books
 from judgify_engine.store.repair import RepairStore
@@ -46,7 +48,9 @@ class Followers:
         slot, windows = config.change.slot, windows_of(config)
         self.registry = registry = WorkflowRegistry(WorkflowStore(judgments), lambda: self.holder.follows)
         reader = SnapshotReader(rollups, slot)
-        self.hub = hub = self._build_hub(reader, config, streams, metrics)
+        dashboards = DashboardStore(judgments)
+        self.hub = hub = self._build_hub(reader, dashboards, config, streams, metrics)
+        self._definitions = Definitions(dashboards, hub)
         relay = self._relay
         books = Books(judgments, rollups, slot, windows, lambda lsn: self.holder.has_passed(lsn))
         self._reconcile = reconcile = ReconcileLoop(books, lambda: self.holder.holding, config.reconcile, metrics)
@@ -76,12 +80,14 @@ class Followers:
         self._repair = RepairLoop(repairs, lambda: self.holder.changes, repaired)
         self.gauges = [self._verified, self.holder.gauges, self.publisher.gauges]
 
-    def _build_hub(self, reader: SnapshotReader, config: Config, streams: Streams, metrics: Metrics) -> Hub:
+    def _build_hub(
+        self, reader: SnapshotReader, dashboards: DashboardStore, config: Config, streams: Streams, metrics: Metrics
+    ) -> Hub:
         """The dashboards of this process; with shared streams, also what they are told by others, and what others are told."""
         self._relay: Relay | None = None
         self._hearing: Hearing | None = None
         if not streams.shared:
-            return Hub(reader, lambda: self.holder.follows, config.live, metrics, NoFeed(), self.verified_s)
+            return Hub(reader, lambda: self.holder.follows, config.live, metrics, NoFeed(), self.verified_s, dashboards.current)
         refresh_s = config.live.refresh_interval_s
         self._hearing = hearing = Hearing(streams, lambda: self.holder.holding, reader.origin, lambda: self.hub, refresh_s)
         self._relay = Relay(
@@ -97,13 +103,14 @@ class Followers:
         def verified_s() -> int | None:
             return self.verified_s() if self.holder.holding else hearing.verified_through_s
 
-        return Hub(reader, lambda: self.holder.follows, config.live, metrics, hearing, verified_s)
+        return Hub(reader, lambda: self.holder.follows, config.live, metrics, hearing, verified_s, dashboards.current)
 
     def start(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         """Start all loops; they end at `stop`."""
         tasks.create_task(self.holder.run(stop), name="holder")
         tasks.create_task(self.publisher.run(stop), name="publisher")
         tasks.create_task(self.hub.run(stop), name="hub")
+        tasks.create_task(self._definitions.run(stop), name="definitions")
         if self._relay is not None and self._hearing is not None:
             tasks.create_task(self._relay.run(stop), name="relay")
             tasks.create_task(self._hearing.run(stop), name="hearing")

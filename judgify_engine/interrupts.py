@@ -1,4 +1,8 @@
-"""Signals that ask for the end, before the event loop takes them: remembered, because an exception may be swallowed."""
+"""Signals that ask for the end, before the event loop takes them: remembered, because an exception may be swallowed.
+
+From just before the loop is made they are only remembered: an exception in the midst of its own code leaves it neither running
+nor closed. Whoever is run on it looks, once its own handlers are there.
+"""
 
 import signal
 import sys
@@ -6,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 _requested = False
+_held = False
 
 
 def handle() -> None:
@@ -13,6 +18,12 @@ def handle() -> None:
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _interrupt)
     sys.unraisablehook = _unraisable
+
+
+def hold() -> None:
+    """Only remember them from now on."""
+    global _held
+    _held = True
 
 
 def requested() -> bool:
@@ -24,7 +35,8 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     """Remember, and leave what is under way."""
     global _requested
     _requested = True
-    raise KeyboardInterrupt
+    if not _held:
+        raise KeyboardInterrupt
 
 
 def _unraisable(error: Any) -> None:

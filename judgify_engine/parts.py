@@ -18,6 +18,7 @@ from judgify_engine.followers import Followers, Gauge
 from judgify_engine.ingest.actions import ActionRoutes
 from judgify_engine.ingest.admission import Admission
 from judgify_engine.ingest.alerts import AlertRoutes
+from judgify_engine.ingest.dashboards import DefinitionRoutes
 from judgify_engine.ingest.direct import Direct
 from judgify_engine.ingest.gaps import GapRoutes
 from judgify_engine.ingest.judgments import EXECUTE_PATH, JudgmentRoutes
@@ -29,6 +30,7 @@ from judgify_engine.ingest.quarantine import QuarantineRoutes
 from judgify_engine.ingest.scaling import ScalingRoutes
 from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
+from judgify_engine.live.alerts import AlertPush
 from judgify_engine.live.page import PageRoutes
 from judgify_engine.live.session import DashboardRoutes
 from judgify_engine.observe.metrics import Metrics
@@ -64,6 +66,7 @@ from judgify_engine.store.alert_states import AlertStates
 from judgify_engine.store.alerts import AlertStore
 from judgify_engine.store.charts import ChartReader
 from judgify_engine.store.copy_writer import CopyWriter
+from judgify_engine.store.dashboards import DashboardStore
 from judgify_engine.store.gaps import GapReader
 from judgify_engine.store.judgments import JudgmentReader
 from judgify_engine.store.pool import Database
@@ -107,6 +110,7 @@ class Parts:
         self._build_scaling(streams, team, quotas)
         access = self._access(quotas)
         self.dashboards = DashboardRoutes(self._followers.hub, access, metrics, quotas)
+        self._alert_push = AlertPush(AlertStore(self._judgments), self.dashboards.sessions)
         self._judging = Judging(self._followers.registry, self.queues, JudgmentReader(judgments), metrics, self._accepted)
         self.direct = Direct(
             self._judging, access, self.admission, self._available, EXECUTE_PATH, metrics, self._quarantine, quotas
@@ -198,6 +202,7 @@ class Parts:
             QualityRoutes(QualityReader(rollups), access),
             SummaryRoutes(SummaryReader(rollups, slot), access),
             GapRoutes(GapReader(rollups, slot), access),
+            DefinitionRoutes(DashboardStore(judgments), access, self.admission, self._followers.hub.redefined),
             MetricsRoutes(ChartReader(rollups, slot), access, config.metrics.keep_days),
             ScalingRoutes(self._scaling, access),
             WorkflowRoutes(WorkflowStore(judgments), self._followers.registry, access, self.admission, self._follow),
@@ -221,6 +226,7 @@ class Parts:
         for database in {self._judgments, self._rollups}:
             tasks.create_task(database.watch(stop), name="database-watch")
         self._followers.start(tasks, stop)
+        tasks.create_task(self.dashboards.run(stop), name="dashboards")
         tasks.create_task(self._act(stop), name="actions")
         tasks.create_task(self._intake.watch(stop), name="actions-watch")
         for stream in JUDGMENTS:
@@ -229,6 +235,7 @@ class Parts:
         tasks.create_task(self._scaling.run(stop, lambda: self.admission.retiring), name="scaling")
         tasks.create_task(self._alerts.run(stop, lambda: self.admission.retiring), name="alerts")
         tasks.create_task(self._tell(stop), name="alert-deliveries")
+        tasks.create_task(self._alert_push.run(stop), name="alert-push")
         fine_days = config.metrics.keep_days
         tasks.create_task(upkeep.run(self._judgments, config.keep, fine_days, stop, self._followers.verified_s), name="upkeep")
         tasks.create_task(metrics_upkeep.run(self._rollups, config, stop), name="metrics-upkeep")

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import uvloop
 
+from judgify_engine import interrupts
 from judgify_engine.cdc.publisher import slot_of
 from judgify_engine.config import Config
 from judgify_engine.errors import JudgifyError
@@ -59,7 +60,7 @@ def run_process(config: Config, reload: Callable[[], Config], companion: Compani
         if redis is not None and postgres is None:
             log.warning("streams are shared by the workers of this machine only; name a Redis for all (JUDGIFY_REDIS_URL)")
         serving = Serving(_with_redis(config, url), dsn, servers, companion)
-        run_on_loop(serving.many(processes, lambda: _with_redis(reload(), url)) if supervised else serving.one())
+        run_on_loop(lambda: serving.many(processes, lambda: _with_redis(reload(), url)) if supervised else serving.one())
     finally:
         for server in reversed(servers):
             server.stop()
@@ -80,11 +81,15 @@ def _with_redis(config: Config, url: str) -> Config:
     return msgspec.structs.replace(config, redis=msgspec.structs.replace(config.redis, url=url))
 
 
-def run_on_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run to the end. Raises the one clear error where a part failed, and logs what else did."""
+def run_on_loop(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run `main`, which begins with `Stop.on_signals`, to the end.
+
+    Raises the one clear error where a part failed, and logs what else did.
+    """
+    interrupts.hold()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main)
+            runner.run(main())
     except BaseExceptionGroup as group:
         # A part failed and took the process down, as it should. One clear error is told as such.
         errors = list(_leaves(group))

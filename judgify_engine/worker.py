@@ -169,6 +169,7 @@ class Worker:
     def _listen(self, runner: web.AppRunner, sockets: list[socket.socket]) -> list[Listener]:
         server = runner.server
         assert server is not None
+        self._parts.dashboards.places = self._room
         shared = Shared(server, self._parts.direct, Heads(EXECUTE_PATH), self._room, self._metrics)
         return [Listener(one, self._room, lambda: Connection(shared)) for one in sockets]
 

@@ -11,8 +11,15 @@ from support.client import Client, new_tenant
 from support.cluster import Cluster, Database, Server
 from support.engine import Engine
 from support.redis_server import RedisServer
+from support.temporary import own_folder
 
 FOREIGN_URL = "JUDGIFY_TEST_DATABASE_URL"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose where the files of tests are, before pytest does. Processes of `--numprocesses` are told by the one above them."""
+    if os.geteuid() == 0 and config.option.basetemp is None:
+        config.option.basetemp = str(own_folder())
 
 
 def pytest_report_header() -> str:

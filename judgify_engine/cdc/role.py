@@ -61,10 +61,12 @@ class Role:
         try:
             while not stop.is_set():
                 session = asyncio.create_task(self._session(), name=f"{self._what}-session")
-                await asyncio.wait((session, stopped), return_when=asyncio.FIRST_COMPLETED)
-                if not session.done():
-                    await ended((session,))
-                self._let_go()
+                try:
+                    await asyncio.wait((session, stopped), return_when=asyncio.FIRST_COMPLETED)
+                finally:  # cancelled, too: nobody else knows of the session, and it would outlive what it uses
+                    if not session.done():
+                        await ended((session,))
+                    self._let_go()
                 try:
                     await session
                     told, failures = "", 0

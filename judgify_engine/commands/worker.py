@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until the supervisor says otherwise, or is no more."""
-    run_on_loop(_serve(control.take(args.control)))
+    end = control.take(args.control)
+    run_on_loop(lambda: _serve(end))
     return 0
 
 

@@ -5,10 +5,10 @@ target, shrink by 0.8; under half of it, grow by 1.2. It only looks at full batc
 says nothing about a large one.
 
 Wait: a commit costs about the same for one row as for ten, and so does waking a process, which counts when there are many of
-them. So the first row of a batch waits for others: as long as it takes until `ENOUGH` have come, which is longest
-(`max_wait_s`) where they just come in that time; where fewer come, by the square less. But nobody waits who is alone, nor when
-everybody is here already: as many as have sent lately, or were unanswered at once, or `ENOUGH`. So who waits for his answer is
-not held up, and where all is busy nothing stands still.
+them. So the first row of a batch waits for others: as long as it takes until `ENOUGH` have come, at most `max_wait_s`; where
+fewer than `COMPANY` come in that time, by the square less. But nobody waits who is alone, nor when everybody is here already:
+as many as have sent lately, or were unanswered at once, or `ENOUGH`. So who waits for his answer is not held up, and where all
+is busy nothing stands still.
 """
 
 import math
@@ -17,7 +17,7 @@ from collections import deque
 WINDOW = 10
 SLOW, SHRINK = 1.5, 0.8
 FAST, GROW = 0.5, 1.2
-ENOUGH = 16
+COMPANY, ENOUGH = 8.0, 16
 RATE_MEMORY_S, CROWD_MEMORY_S = 0.1, 0.25
 SHORTEST_WAIT_S = 0.0005
 """Timers are no finer."""
@@ -73,8 +73,8 @@ class Pace:
         """How long the first row of a batch may wait for others; 0: they are not worth it."""
         if self._began_s is None:
             return 0.0
-        come = self._fading(now_s) * self._rate_per_s * self._max_wait_s / ENOUGH
-        wait_s = self._max_wait_s * (come * come if come < 1 else 1 / come)
+        come = self._fading(now_s) * self._rate_per_s * self._max_wait_s
+        wait_s = self._max_wait_s * min(1.0, (come / COMPANY) ** 2, ENOUGH / max(come, 1.0))
         return wait_s if wait_s >= SHORTEST_WAIT_S else 0.0
 
     def expected_s(self, rows: int) -> float:

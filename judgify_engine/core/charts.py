@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import NamedTuple
 
+from judgify_engine.core.counts import is_counted
+from judgify_engine.core.dashboards import BUCKETS_S, FRAMES_S
 from judgify_engine.core.histogram import MILLIONTHS, quantiles
 from judgify_engine.core.rollup import Sums
 from judgify_engine.core.samples import CONFIDENCE, EXECUTION_COUNT, EXECUTION_TIME, FINE_S, HOUR_S, Sample
-from judgify_engine.core.view import BUCKETS_S, FRAMES_S
 
 SUCCESS_RATE = "success_rate"
 DEFAULT_METRICS = (EXECUTION_COUNT, EXECUTION_TIME, CONFIDENCE)
@@ -84,7 +85,7 @@ class Figures(NamedTuple):
     """What a chart tells of some values, in the metric's unit; None of nothing."""
 
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs of figures
-    failed: int
+    failed: int | None
     mean: float | None = None
     minimum: float | None = None
     maximum: float | None = None
@@ -95,6 +96,8 @@ class Figures(NamedTuple):
 
 def figures_of(metric: str, sample: Sample) -> Figures:
     """The figures of a metric. `sample`: of `stored_name(metric)`."""
+    if is_counted(metric):
+        return Figures(sample.count, None)
     if sample.count <= 0:
         return Figures(sample.count, sample.failed)
     if metric == EXECUTION_COUNT:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from judgify_engine.units import Position, format_lsn
 
-Reason = Literal["lost", "missing", "foreign", "restored", "publication", "corrupt", "first"]
+Reason = Literal["lost", "missing", "foreign", "restored", "publication", "corrupt", "first", "upgraded"]
 PLUGIN = "pgoutput"
 MIB = 1024 * 1024
 LITTLE_LEFT = 0.1
@@ -69,6 +69,8 @@ class Stored(NamedTuple):
     system_identifier: str | None
     timeline: int | None
     publication: str | None
+    counted: bool = True
+    """Whether results and methods are counted up to the position, too; not, where an older version of this moved it."""
 
 
 class Blocker(NamedTuple):
@@ -123,4 +125,6 @@ def diagnose(
         return Finding("publication", {"publication": publication.wrong})
     if stored.publication not in (None, publication.fingerprint):
         return Finding("publication", {"publication": "made anew or altered meanwhile"})
+    if not stored.counted:
+        return Finding("upgraded", {"missing": "counts of results and methods"})
     return None

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from judgify_engine.core.rollup import Delta, ResultCount, SecondSums
+from judgify_engine.core.rollup import Delta, Details, ResultCount, SecondSums
 from judgify_engine.units import START, Position
 
 REMEMBERED = 50_000
@@ -32,6 +32,8 @@ class Portion(msgspec.Struct, array_like=True, frozen=True):
     position: Position
     sums: list[SecondSums] = []
     results: list[ResultCount] = []
+    details: Details | None = None
+    """None, where something changed: an older version of this program told it."""
 
 
 class Beat(msgspec.Struct, array_like=True, frozen=True, tag="beat"):
@@ -74,11 +76,11 @@ class Chain:
     def link(self, delta: Delta, now_s: float) -> Iterator[tuple[str, Portion]]:
         """The portions of the next delta by tenant, which was not truncated. To be taken to the end."""
         self.position = delta.position
-        for tenant_id, (sums, results) in delta.shares.items():
+        for tenant_id, share in delta.shares.items():
             last = self._lasts.get(tenant_id)
             self._lasts[tenant_id] = (delta.position, now_s)
             self._lasts.move_to_end(tenant_id)
-            yield tenant_id, Portion(self.epoch, last[0] if last else self._floor, delta.position, sums, results)
+            yield tenant_id, Portion(self.epoch, last[0] if last else self._floor, delta.position, *share)
         while len(self._lasts) > REMEMBERED:
             self._floor = max(self._floor, self._lasts.popitem(last=False)[1][0])
 

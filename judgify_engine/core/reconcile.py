@@ -46,6 +46,19 @@ def differences(stored: Mapping[str, Totals], rolled_up: Mapping[str, Totals], s
     ]
 
 
+def count_differences(
+    stored: Mapping[str, Totals], counts: Mapping[str, Iterable[int | None]], start_s: int, end_s: int
+) -> list[Difference]:
+    """The same for what only counts. `counts`: by tenant, numbers that must each be the total; None: nothing was counted."""
+    found = []
+    for tenant in sorted(stored.keys() | counts.keys()):
+        totals = stored.get(tenant, Totals())
+        wrong = [count or 0 for count in counts.get(tenant, (0,)) if (count or 0) != totals.total]
+        if wrong:
+            found.append(Difference(tenant, start_s, end_s, totals, Totals(wrong[0])))
+    return found
+
+
 def arm_differences(
     stored: Mapping[str, Totals], arms: Mapping[str, tuple[int, int, int]], start_s: int, end_s: int
 ) -> list[Difference]:

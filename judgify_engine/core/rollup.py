@@ -7,14 +7,29 @@ While changes come in, values are only counted (value to how often); all else is
 """
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from judgify_engine.core.bins import binned
+from judgify_engine.core.counts import RESULT_PREFIX, CountKey, method_metric
 from judgify_engine.core.model import Change
 from judgify_engine.core.quality import fault_of
 from judgify_engine.core.results import result_name
-from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, HOUR_S, LIVE_S, Sample, SampleKey, sample_of, together
+from judgify_engine.core.samples import (
+    CONFIDENCE,
+    EXECUTION_TIME,
+    FINE_S,
+    HOUR_S,
+    LIVE_S,
+    TRACKED_PREFIX,
+    Sample,
+    SampleKey,
+    Told,
+    sample_of,
+    together,
+    told,
+)
 from judgify_engine.core.tracking import EARLIEST_US, LATEST_US, Tracking, tracked_time_us
 from judgify_engine.errors import Corrupt
 from judgify_engine.units import START, Position
@@ -60,6 +75,31 @@ SecondSums = tuple[str, int, Sums]
 """workflow, second as in `SecondKey`."""
 ResultCount = tuple[str, str, int]
 """workflow, result, count."""
+TOLD_BACK_S = 691_200
+"""Tracked values that occurred longer before are not told: no chart that follows the log shows them (at most 7 days do)."""
+MAX_TOLD = 5000
+"""Buckets of tracked fields that are told of one tenant and delta: some 200 KB."""
+
+
+class Details(msgspec.Struct, array_like=True, frozen=True):
+    """What charts need beyond sums, by bucket of `FINE_S` (Unix seconds)."""
+
+    times: list[int] = []
+    """The buckets of the results, which are told beside this."""
+    confidences: list[tuple[str, int, dict[int, int]]] = []
+    """workflow, bucket, bin (core/bins) to count."""
+    tracked: list[tuple[str, str, int, Told]] | None = []
+    """workflow, metric, bucket, sample. None: too many to tell."""
+
+
+class Share(NamedTuple):
+    """What a delta holds of one tenant."""
+
+    sums: list[SecondSums]
+    results: list[ResultCount]
+    details: Details
+
+
 _Values = dict[int, int]
 """Value to how often it came, less how often it was taken back."""
 _CellKey = tuple[str, str, int, str, str]
@@ -245,6 +285,19 @@ class Delta:
         return found
 
     @cached_property
+    def counts(self) -> dict[CountKey, int]:
+        """How often each result and each method came. Only when all is added."""
+        found: dict[CountKey, int] = {}
+        for (tenant, workflow, second, method, _), cell in self._cells.items():
+            bucket, came = second - second % FINE_S, cell.came - cell.went
+            key = (tenant, workflow, method_metric(method), bucket)
+            found[key] = found.get(key, 0) + came
+            for result, count in cell.results.items():
+                key = (tenant, workflow, RESULT_PREFIX + result, bucket)
+                found[key] = found.get(key, 0) + count
+        return found
+
+    @cached_property
     def _judged(self) -> list[tuple[_CellKey, Sample, Sample]]:
         """Execution times and confidences as samples."""
         return [
@@ -292,13 +345,36 @@ class Delta:
         return found
 
     @cached_property
-    def shares(self) -> dict[str, tuple[list[SecondSums], list[ResultCount]]]:
-        """tenant -> its sums and results. Only when all is added."""
-        found: dict[str, tuple[list[SecondSums], list[ResultCount]]] = {}
+    def shares(self) -> dict[str, Share]:
+        """What of it is each tenant's. Only when all is added."""
+        found: dict[str, Share] = {}
+
+        def of(tenant: str) -> Share:
+            share = found.get(tenant)
+            if share is None:
+                share = found[tenant] = Share([], [], Details([], [], []))
+            return share
+
         for (tenant, workflow, second, _status), sums in self.sums.items():
-            found.setdefault(tenant, ([], []))[0].append((workflow, second, sums))
-        for (tenant, workflow, _hour, result), count in self.results.items():
-            found.setdefault(tenant, ([], []))[1].append((workflow, result, count))
+            of(tenant).sums.append((workflow, second, sums))
+        for (tenant, workflow, metric, bucket), count in self.counts.items():
+            if metric.startswith(RESULT_PREFIX):
+                of(tenant).results.append((workflow, metric.removeprefix(RESULT_PREFIX), count))
+                of(tenant).details.times.append(bucket)
+        since_s = self.last_commit_us // 1_000_000 - TOLD_BACK_S
+        wide: dict[tuple[str, str, str, int], list[Sample]] = {}
+        for (tenant, workflow, metric, second, _method, _status), sample in self.samples.items():
+            if metric == CONFIDENCE or (second >= since_s and metric.startswith(TRACKED_PREFIX)):
+                wide.setdefault((tenant, workflow, metric, second - second % FINE_S), []).append(sample)
+        for (tenant, workflow, metric, bucket), parts in wide.items():
+            sample, details = together(parts), of(tenant).details
+            if metric == CONFIDENCE:
+                details.confidences.append((workflow, bucket, binned(sample.histogram)))
+            elif details.tracked is not None:
+                details.tracked.append((workflow, metric, bucket, told(sample)))
+        for tenant, share in found.items():
+            if len(share.details.tracked or ()) > MAX_TOLD:
+                found[tenant] = share._replace(details=Details(share.details.times, share.details.confidences, None))
         return found
 
     def by(self, width_s: int) -> dict[tuple[str, str, int], Sums]:

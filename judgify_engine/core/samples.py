@@ -64,6 +64,27 @@ def sample_of(values: Mapping[int, int], scale: int, failed: bool) -> Sample:
     return Sample(count, count if failed else 0, total * scale, low, high, histogram)
 
 
+class Told(msgspec.Struct, array_like=True, frozen=True):
+    """A sample as processes tell each other of it. The sum is text: it may need more than 64 bits."""
+
+    count: int
+    failed: int
+    sum: str
+    minimum: int | None
+    maximum: int | None
+    histogram: dict[int, int]
+
+    @property
+    def sample(self) -> Sample:
+        """One of its own, which may be added to."""
+        return Sample(self.count, self.failed, int(self.sum), self.minimum, self.maximum, dict(self.histogram))
+
+
+def told(sample: Sample) -> Told:
+    """As it is now; it shares the histogram."""
+    return Told(sample.count, sample.failed, str(sample.sum), sample.minimum, sample.maximum, sample.histogram)
+
+
 SampleKey = tuple[str, str, str, int, str, str]
 """tenant, workflow, metric, bucket of `LIVE_S` (Unix seconds), method, status."""
 BucketKey = tuple[str, str, str, int, int]

@@ -10,9 +10,9 @@ from judgify_engine.core.actions import NAME
 from judgify_engine.core.alert_rules import SEVERITIES, AlertRule
 from judgify_engine.core.alert_sinks import AlertSink
 from judgify_engine.core.charts import DEFAULT_METRICS, JUDGED
+from judgify_engine.core.dashboards import BUCKETS_S, CHARTS, MAX_WORKFLOW_IDS, Dashboard
 from judgify_engine.core.quality import KINDS
 from judgify_engine.core.rules import WorkflowDefinition
-from judgify_engine.core.view import BUCKETS_S, CHARTS
 from judgify_engine.ingest.metrics import FORMATS, MAX_METRICS
 from judgify_engine.ingest.workflows import WorkflowAnswer, WorkflowPage
 from judgify_engine.wire.actions import STATES, ActionPage, ActionRecord, AttemptPage, ReplayedActions
@@ -32,6 +32,7 @@ from judgify_engine.wire.alerts import (
     SinkRecord,
 )
 from judgify_engine.wire.answer import JudgmentAnswer, JudgmentPage, JudgmentRecord
+from judgify_engine.wire.dashboards import DashboardAnswer, DashboardList, DashboardVersions
 from judgify_engine.wire.gaps import GapPage
 from judgify_engine.wire.metrics import MetricsAnswer
 from judgify_engine.wire.problem import CONTENT_TYPE, Problem
@@ -50,6 +51,10 @@ _TYPES: tuple[Any, ...] = (
     WorkflowDefinition,
     WorkflowAnswer,
     WorkflowPage,
+    Dashboard,
+    DashboardAnswer,
+    DashboardList,
+    DashboardVersions,
     Summary,
     GapPage,
     MetricsAnswer,
@@ -119,23 +124,37 @@ _FILTERS = (
     _parameter("created_to", "query", _TIME, "Before."),
 )
 
+_DASHBOARD_ID = _parameter("dashboard_id", "path", {"type": "string", "pattern": WORKFLOW_ID}, "The dashboard's id.")
+_TAG = {"type": "string", "pattern": '^"[0-9]+"$'}
+_IF_MATCH = _parameter("If-Match", "header", _TAG, 'Only over this version; `"0"`: only where none is stored.')
 _ACTION_ID = _parameter("action_id", "path", _UUID, "As the list gives it.")
 _ACTION_NAME = _parameter("action", "query", {"type": "string"}, "With this name only.")
 _QUARANTINE_ID = _parameter("quarantine_id", "path", _UUID, "As the list gives it.")
 _METRICS = (
     _parameter("timeframe", "query", {"enum": list(BUCKETS_S), "default": "24h"}, "How far back from `until`."),
-    _parameter("workflow_id", "query", {"type": "string", "minLength": 1}, "Of this workflow only; absent: of all."),
+    {
+        **_parameter(
+            "workflow_id",
+            "query",
+            {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_WORKFLOW_IDS},
+            "Of these workflows only; absent: of all.",
+        ),
+        "style": "form",
+        "explode": False,
+    },
     {
         **_parameter(
             "metric",
             "query",
             {"type": "array", "items": {"type": "string"}, "maxItems": MAX_METRICS, "default": list(DEFAULT_METRICS)},
-            f"{', '.join(JUDGED)}, `input.FIELD` for a field that a workflow tracks, or `*` for all.",
+            f"{', '.join(JUDGED)}, `input.FIELD` for a field that a workflow tracks, or `*` for all of these;"
+            " `result.NAME` and `method.NAME` for how often that came, `result.*` and `method.*` for all of them.",
         ),
         "style": "form",
         "explode": False,
     },
     _parameter("chart", "query", {"enum": list(CHARTS)}, "A chart of the dashboard, instead of metrics."),
+    _parameter("field", "query", {"type": "string"}, "The field of a `tracked_inputs_chart`."),
     _parameter("until", "query", _TIME, "The frame ends with the bucket that this is in or ends; absent: now."),
     _parameter("format", "query", {"enum": list(FORMATS)}, "Absent: as the header `Accept` says, JSON without one."),
 )
@@ -293,6 +312,28 @@ _OPERATIONS = (
     ),
     *_ALERT_OPERATIONS,
     _Operation(
+        "get", "/api/v1/dashboards", "Dashboards", "List", "read", {200: (DashboardList, "All of them.")},
+        (401, 403, 422, 429, 503),
+    ),
+    _Operation(
+        "get", "/api/v1/dashboards/{dashboard_id}", "Dashboards", "One version", "read",
+        {200: (DashboardAnswer, "The version; it is the `ETag`, too.")}, (401, 403, 404, 422, 429, 503), None,
+        (_DASHBOARD_ID, _parameter("version", "query", {"type": "integer", "minimum": 0}, "Absent: the current one.")),
+    ),
+    _Operation(
+        "get", "/api/v1/dashboards/{dashboard_id}/versions", "Dashboards", "Its versions, the newest first", "read",
+        {200: (DashboardVersions, "A page.")}, (401, 403, 404, 422, 429, 503), None, (_DASHBOARD_ID, _LIMIT, _CURSOR),
+    ),
+    _Operation(
+        "put", "/api/v1/dashboards/{dashboard_id}", "Dashboards", "Store a new version; who watches it sees it", "admin",
+        {200: (DashboardAnswer, "A new version."), 201: (DashboardAnswer, "The first version.")},
+        (400, 401, 403, 412, 413, 422, 429, 503), Dashboard, (_DASHBOARD_ID, _IF_MATCH),
+    ),
+    _Operation(
+        "delete", "/api/v1/dashboards/{dashboard_id}", "Dashboards", "Delete; `main` is the built-in one again", "admin",
+        {204: (None, "Deleted.")}, (401, 403, 404, 412, 422, 429, 503), None, (_DASHBOARD_ID, _IF_MATCH),
+    ),
+    _Operation(
         "get", "/api/v1/scaling", "Operate", "How all processes are doing, and whether there should be more or fewer", "admin",
         {200: (ScalingAnswer, "The figures, what would be decided now, and the last decisions.")}, (401, 403, 422, 429, 503),
         None, (_LIMIT,),
@@ -310,8 +351,10 @@ _OPERATIONS = (
         {101: (None, "Switching to WebSocket.")}, (401, 403, 422, 429, 503), None,
         (
             _parameter("dashboard_id", "path", {"type": "string"}, "Any id; an undefined one shows the default charts."),
-            _parameter("timeframe", "query", {"enum": ["1h", "6h", "24h", "7d"], "default": "1h"}, "Of the charts."),
+            _parameter("timeframe", "query", {"enum": list(BUCKETS_S)}, "Of the charts; absent: as defined."),
             _parameter("workflow_id", "query", {"type": "string"}, "Of this workflow only."),
+            _parameter("position", "query", {"type": "string"}, "`resume` of the last message seen: go on from there."),
+            _parameter("definition_version", "query", {"type": "integer", "minimum": 0}, "Of the last message seen."),
         ),
     ),
 )  # fmt: skip
@@ -322,6 +365,7 @@ _ERRORS = {
     403: "The token lacks the scope.",
     404: "Not found, or another tenant's.",
     409: "The stored workflow cannot be used, or there is nothing (more) to replay.",
+    412: "Another version is current; `version` is its number.",
     413: "The body is too large.",
     422: "A field is wrong; the detail names it.",
     429: "The tenant's quota is used up; come back after `Retry-After` seconds.",

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from judgify_engine.core.dashboards import Needs
 from judgify_engine.core.streams import CACHED_S, dashboard_key
 from judgify_engine.core.view import Snapshot, ViewKey
 from judgify_engine.errors import Corrupt, Unavailable
@@ -26,7 +27,7 @@ class SnapshotCache:
     ) -> None:
         self._streams, self._epoch, self._max_age_s, self._clock = streams, epoch, max_age_s, clock
 
-    async def get(self, key: ViewKey) -> Snapshot | None:
+    async def get(self, key: ViewKey, needs: Needs) -> Snapshot | None:
         """One that the portions of this chain follow on. In bounded time."""
         epoch = self._epoch()
         if epoch is None:
@@ -37,16 +38,18 @@ class SnapshotCache:
         except (Unavailable, Corrupt) as error:
             log.debug("no cached snapshot can be read", extra={"reason": str(error)})
             return None
-        if kept is None or kept.key != key or kept.epoch != epoch or not 0 <= self._clock() - kept.read_at_s <= self._max_age_s:
+        if kept is None or (kept.key, kept.needs, kept.epoch) != (key, needs, epoch):
+            return None
+        if not 0 <= self._clock() - kept.read_at_s <= self._max_age_s:
             return None
         return kept.snapshot
 
-    async def put(self, key: ViewKey, epoch: int | None, snapshot: Snapshot) -> None:
+    async def put(self, key: ViewKey, needs: Needs, epoch: int | None, snapshot: Snapshot) -> None:
         """Keep one for others. `epoch`: the chain that was heard before it was read."""
         if epoch is None or epoch != self._epoch() or snapshot.recomputing:
             return
         try:
-            await self._streams.put(_name(key), encode(Kept(epoch, self._clock(), snapshot, key)), CACHED_S)
+            await self._streams.put(_name(key), encode(Kept(epoch, self._clock(), snapshot, key, needs)), CACHED_S)
         except Unavailable as error:
             log.debug("a snapshot cannot be cached", extra={"reason": str(error)})
 

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from judgify_engine.core.dashboards import Needs
 from judgify_engine.core.portion import Portion
 from judgify_engine.core.view import Snapshot, ViewKey
 from judgify_engine.units import Position
@@ -10,8 +11,8 @@ from judgify_engine.units import Position
 class Cache(Protocol):
     """Snapshots that processes share; see live/cache."""
 
-    async def get(self, key: ViewKey) -> Snapshot | None: ...
-    async def put(self, key: ViewKey, epoch: int | None, snapshot: Snapshot) -> None: ...
+    async def get(self, key: ViewKey, needs: Needs) -> Snapshot | None: ...
+    async def put(self, key: ViewKey, needs: Needs, epoch: int | None, snapshot: Snapshot) -> None: ...
 
 
 class Feed(Protocol):
@@ -38,10 +39,10 @@ class NoFeed:
     def cache(self) -> "NoFeed":
         return self
 
-    async def get(self, key: ViewKey) -> Snapshot | None:
+    async def get(self, key: ViewKey, needs: Needs) -> Snapshot | None:
         return None
 
-    async def put(self, key: ViewKey, epoch: int | None, snapshot: Snapshot) -> None:
+    async def put(self, key: ViewKey, needs: Needs, epoch: int | None, snapshot: Snapshot) -> None:
         pass
 
     def follows(self, tenant_id: str) -> bool:

@@ -9,13 +9,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from judgify_engine.config import LiveConfig
+from judgify_engine.core.dashboards import BUILT_IN, Defined, Needs, needs_of
 from judgify_engine.core.model import Change
 from judgify_engine.core.portion import Portion
 from judgify_engine.core.rollup import Delta
+from judgify_engine.core.trail import Resume
 from judgify_engine.core.view import Snapshot, ViewKey, ViewState
 from judgify_engine.errors import Overloaded, RetryLater
 from judgify_engine.live.feed import Feed
@@ -29,12 +31,18 @@ STANDBY_REFRESH_S = 1.0
 LOOK_S = 0.1
 """How often it is looked for rates that fell, and for views that are to be read."""
 SHORTEST_S = 0.005
+PAUSE_S = 0.25
+"""From one reading of a view to the next because it missed something: what it misses may come all the time."""
+PUSH_SHARE = 3
+"""Pushing takes at most one part in so many of the time: with many sockets the pace falls, and not the rest of the process."""
+KEEP_S = 30.0
+"""How long a view that nobody watches follows on: a client that lost its connection comes back to it."""
 READS = 3
 """Of a view, for one socket that begins."""
 MENDING = 4
 """Views that look up at once what they missed."""
 SLICE = 20
-"""Views pushed before others get the event loop: a few ms."""
+"""Views looked at before others get the event loop."""
 MAX_VIEWS = 1000
 MAX_VIEWS_OF_TENANT = 100
 
@@ -42,8 +50,13 @@ MAX_VIEWS_OF_TENANT = 100
 class SnapshotSource(Protocol):
     """Where the rollups are."""
 
-    async def snapshot(self, key: ViewKey) -> Snapshot: ...
+    async def snapshot(self, key: ViewKey, needs: Needs) -> Snapshot: ...
     async def position(self) -> Position: ...
+
+
+async def built_in(tenant_id: str, dashboard_id: str) -> Defined:
+    """Where nobody defines dashboards."""
+    return Defined(0, BUILT_IN)
 
 
 class Hub:
@@ -57,36 +70,42 @@ class Hub:
         metrics: Metrics,
         feed: Feed,
         verified_s: Callable[[], int | None] = lambda: None,
+        defined: Callable[[str, str], Awaitable[Defined]] = built_in,
     ) -> None:
-        """`verified_s`: up to where the rollups are verified (None: nobody says; it is written down now and then)."""
+        """`verified_s`: up to where the rollups are verified (None: nobody says; it is written down now and then).
+        `defined`: what a tenant's dashboard is just now."""
         self._source, self._follows, self._config, self._metrics, self._feed = source, follows, config, metrics, feed
-        self._verified_s = verified_s
+        self._verified_s, self._defined = verified_s, defined
         self._views: dict[ViewKey, View] = {}
         self._of_tenant: dict[str, set[View]] = {}
         self._due: set[View] = set()
         """Views with something to push."""
         self._wake = asyncio.Event()
+        self._interval_s = config.push_interval_s
         self._mending = asyncio.Semaphore(MENDING)
         self.sockets = 0
 
-    async def join(self, key: ViewKey) -> Client:
-        """Watch a view; send `client.first()` first. Raises Overloaded or DatabaseUnavailable."""
+    async def join(self, key: ViewKey, resume: Resume | None = None) -> Client:
+        """Watch a view; `client.begin()` then sends the first message. Raises Overloaded or DatabaseUnavailable."""
         if self.sockets >= self._config.max_sockets:
             raise Overloaded(f"this server serves {self._config.max_sockets} dashboards at most", retry_after_s=5)
         view = self._views.get(key) or self._new_view(key)
         client = Client(view)
         view.clients.add(client)
+        view.idle_s = None
         self.sockets += 1
+        self._wake.set()
         try:
-            await self._be_current(view)
+            await self._be_current(view, resume)
         except BaseException:
             self.leave(client)
             raise
         return client
 
-    async def _be_current(self, view: View) -> None:
+    async def _be_current(self, view: View, resume: Resume | None) -> None:
         """A socket may come from another process, one that read the log and is gone: it must not be shown less than there."""
-        if not self._follows():
+        ahead = resume is not None and view.state is not None and resume.position > view.state.position
+        if ahead or not self._follows():
             try:
                 view.at_least = max(view.at_least, await self._source.position())
             except RetryLater:
@@ -101,6 +120,12 @@ class Hub:
             await asyncio.shield(self._load(view))
 
     def _new_view(self, key: ViewKey) -> View:
+        of_tenant = self._of_tenant.get(key.tenant_id, ())
+        if len(self._views) >= MAX_VIEWS or len(of_tenant) >= MAX_VIEWS_OF_TENANT:
+            views = of_tenant if len(of_tenant) >= MAX_VIEWS_OF_TENANT else self._views.values()
+            idle = [view for view in views if view.idle_s is not None]
+            if idle:
+                self._forget(min(idle, key=lambda view: view.idle_s or 0.0))
         if len(self._views) >= MAX_VIEWS:
             raise Overloaded(f"this server serves {MAX_VIEWS} different dashboards at most", retry_after_s=5)
         if len(self._of_tenant.get(key.tenant_id, ())) >= MAX_VIEWS_OF_TENANT:
@@ -110,18 +135,31 @@ class Hub:
         return view
 
     def leave(self, client: Client) -> None:
-        """Stop watching. A view without sockets is forgotten."""
-        view, tenant_id = client.view, client.view.key.tenant_id
+        """Stop watching. A view without sockets is forgotten after a while."""
+        view = client.view
         if client in view.clients:
             view.clients.remove(client)
             self.sockets -= 1
         if not view.clients and self._views.get(view.key) is view:
-            del self._views[view.key]
-            self._due.discard(view)
-            self._of_tenant[tenant_id].discard(view)
-            if not self._of_tenant[tenant_id]:
-                del self._of_tenant[tenant_id]
-                self._feed.leave(tenant_id)
+            view.idle_s = asyncio.get_running_loop().time()
+            if view.state is None:
+                self._forget(view)
+
+    def _forget(self, view: View) -> None:
+        tenant_id = view.key.tenant_id
+        self._due.discard(view)
+        del self._views[view.key]
+        self._of_tenant[tenant_id].discard(view)
+        if not self._of_tenant[tenant_id]:
+            del self._of_tenant[tenant_id]
+            self._feed.leave(tenant_id)
+
+    def drained(self, client: Client) -> None:
+        """A socket takes messages again."""
+        if client.behind:
+            client.view.late = True
+            self._due.add(client.view)
+            self._wake.set()
 
     def rolled_up(self, delta: Delta, workflows: Sequence[Change]) -> None:
         """Follow the change stream (a `ChangeSink`)."""
@@ -132,16 +170,47 @@ class Hub:
 
     def heard(self, tenant_id: str, portion: Portion) -> None:
         """Something changed for a tenant, or nothing did."""
-        for view in self._of_tenant.get(tenant_id, ()):
+        for view in list(self._of_tenant.get(tenant_id, ())):
             view.take(portion)
-            if view.missed or (view.state is not None and view.state.changed):
+            if view.idle_s is not None:
+                if view.missed or view.void:
+                    self._forget(view)
+            elif view.missed or (view.state is not None and view.state.changed):
                 self._due.add(view)
                 self._wake.set()
 
     def reload(self) -> None:
         """The rollups were changed otherwise than by a delta: read every view anew."""
-        for view in self._views.values():
+        for view in list(self._views.values()):
             view.void = True
+            if view.idle_s is not None:
+                self._forget(view)
+
+    async def definition(self, tenant_id: str, dashboard_id: str) -> Defined:
+        """What is shown of a dashboard here, or would be. Raises DatabaseUnavailable."""
+        for view in self._of_tenant.get(tenant_id, ()):
+            if view.key.dashboard_id == dashboard_id and view.state is not None:
+                return view.state.defined
+        return await self._defined(tenant_id, dashboard_id)
+
+    def shown(self) -> dict[tuple[str, str], set[int]]:
+        """(tenant, dashboard) to the versions of it that are shown."""
+        found: dict[tuple[str, str], set[int]] = {}
+        for view in self._views.values():
+            if view.state is not None:
+                found.setdefault(view.key[:2], set()).add(view.state.defined.version)
+        return found
+
+    def redefined(self, tenant_id: str, dashboard_id: str) -> None:
+        """A dashboard is another one now: whoever watches it gets all of that."""
+        for view in list(self._of_tenant.get(tenant_id, ())):
+            if view.key.dashboard_id == dashboard_id:
+                view.void = True
+                if view.idle_s is not None:
+                    self._forget(view)
+                    continue
+                self._due.add(view)
+                self._wake.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Push, refresh and reload, until `stop`."""
@@ -151,18 +220,20 @@ class Hub:
         try:
             while not stop.is_set():
                 self._wake.clear()
-                now_s, started_s = loop.time(), time.perf_counter()
+                now_s = loop.time()
                 views = list(self._due)
                 if now_s >= look_s:
                     views, look_s = list(self._views.values()), now_s + LOOK_S
+                    recently_s = now_s - max(1.0, 2 * self._interval_s)
+                    cost_s = sum(view.cost_s for view in views if view.pushed_s > recently_s)
+                    self._interval_s = max(self._config.push_interval_s, PUSH_SHARE * cost_s)
                 for number, view in enumerate(views, 1):
-                    self._tend(view, loop.time())
+                    await self._tend(view, loop.time())
                     if number % SLICE == 0:
                         await asyncio.sleep(0)
-                self._metrics.push.observe(time.perf_counter() - started_s)
-                next_s = min([look_s, *(view.pushed_s + self._config.push_interval_s for view in self._due)])
+                next_s = min([look_s, *(view.pushed_s + self._interval_s for view in self._due)]) if self._views else None
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(max(next_s, loop.time() + SHORTEST_S)):
+                    async with asyncio.timeout_at(None if next_s is None else max(next_s, loop.time() + SHORTEST_S)):
                         await self._wake.wait()
         finally:
             waking.cancel()
@@ -174,26 +245,43 @@ class Hub:
         await stop.wait()
         self._wake.set()
 
-    def _tend(self, view: View, now_s: float) -> None:
+    async def _tend(self, view: View, now_s: float) -> None:
         """Push what is new, unless that was done just now; read anew what must be, or was not for a while."""
-        if view.state is None:
+        if view.idle_s is not None and now_s - view.idle_s > KEEP_S and self._views.get(view.key) is view:
+            self._forget(view)
+        if view.state is None or view.idle_s is not None:
+            self._due.discard(view)
             return
         if view.void or view.missed:
             self._due.discard(view)
-            if view.loading is None and now_s >= view.not_before_s:
+            if view.loading is None and now_s >= max(view.not_before_s, view.missed * (view.loaded_s + PAUSE_S)):
                 self._load(view).add_done_callback(_heard)
             return
         verified_s = self._verified_s()
         if verified_s is not None:
             view.state.verified_through_s = verified_s
-        if now_s - view.pushed_s >= self._config.push_interval_s:
+        if now_s - view.pushed_s >= self._interval_s:
             self._due.discard(view)
-            if view.state.has_news(time.time()):
+            if view.has_news(time.time()):
                 view.pushed_s = now_s
-                self._metrics.push_skipped += view.push(view.state.update(time.time()), full=False)
+                await self._push(view)
         every_s = self._config.refresh_interval_s if self._is_live(view) else STANDBY_REFRESH_S
         if now_s - view.loaded_s >= every_s and view.loading is None:
             self._load(view).add_done_callback(_heard)
+
+    async def _push(self, view: View) -> None:
+        took_s, slices = 0.0, view.push()
+        while True:
+            started_s = time.perf_counter()
+            sent, missed = next(slices, (-1, 0))
+            took_s += time.perf_counter() - started_s
+            if sent < 0:
+                break
+            self._metrics.push_messages += sent
+            self._metrics.push_skipped += missed
+            await asyncio.sleep(0)
+        view.cost_s = took_s
+        self._metrics.push.observe(took_s)
 
     def _is_live(self, view: View) -> bool:
         return self._follows() or self._feed.follows(view.key.tenant_id)
@@ -227,31 +315,33 @@ class Hub:
     async def _read_anew(self, view: View) -> None:
         loop = asyncio.get_running_loop()
         live, epoch = self._is_live(view), self._feed.epoch
-        snapshot: Snapshot | None = None
         try:
-            state = await self._cached(view)
+            defined = await self._defined(*view.key[:2])
+            state = await self._cached(view, defined)
             if state is None:
-                snapshot = await self._source.snapshot(view.key)
-                state = ViewState(view.key, snapshot)
+                needs = needs_of(defined.dashboard, view.key.workflow_id)
+                snapshot = await self._source.snapshot(view.key, needs)
+                await self._feed.cache.put(view.key, needs, epoch, snapshot)
+                state = ViewState(view.key, defined, snapshot)  # from here on the snapshot is a part of it, and changes with it
                 view.missed |= not view.add_backlog(state)
             before, view.state, view.backlog = view.state, state, None
             if before is not None:
                 state.keep_rate_of(before, loop.time() - view.loaded_s, live)
                 if not view.void and (live or not state.says_the_same_as(before)):
-                    view.push(view.full("dashboard_update"), full=True)
-                    view.pushed_s = loop.time()
-            state.settle()
+                    view.renewed = True
+                    self._due.add(view)
+                    self._wake.set()
+            if not view.renewed:
+                state.settle()
         finally:
             view.loaded_s = loop.time()
-        if snapshot is not None:
-            await self._feed.cache.put(view.key, epoch, snapshot)
 
-    async def _cached(self, view: View) -> ViewState | None:
+    async def _cached(self, view: View, defined: Defined) -> ViewState | None:
         """The state that another process has read, and all that followed on it."""
-        snapshot = await self._feed.cache.get(view.key)
+        snapshot = await self._feed.cache.get(view.key, needs_of(defined.dashboard, view.key.workflow_id))
         if snapshot is None:
             return None
-        state = ViewState(view.key, snapshot)
+        state = ViewState(view.key, defined, snapshot)
         complete = await self._catch_up(view, state)
         return state if complete and self._feed.through(view.key.tenant_id, state.position) >= view.at_least else None
 

@@ -1,121 +1,167 @@
-"""One WebSocket: who it is, what it watches, and a message at a time until one side leaves."""
+"""Dashboards over WebSocket: who it is, what it watches and from where on, and what is given back when it ends.
+
+A socket has no task of its own: the hub writes to it, and one sweep looks all tokens up again.
+"""
 
 import asyncio
 import contextlib
-import logging
 import re
-import socket
+from typing import Protocol
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, web
+from aiohttp.http import ws_ext_parse
 
-from judgify_engine.core.view import BUCKETS_S, ViewKey
+from judgify_engine.core.dashboards import BUCKETS_S
+from judgify_engine.core.trail import Resume
+from judgify_engine.core.view import ViewKey
 from judgify_engine.errors import Draining, Forbidden, InvalidField, JudgifyError, Unauthorized
+from judgify_engine.live.asyncapi import build_asyncapi
 from judgify_engine.live.hub import Hub
 from judgify_engine.live.page import SESSION_COOKIE, PageRoutes
+from judgify_engine.live.socket import Socket
 from judgify_engine.live.view import Client
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.access import Access, Grant
 from judgify_engine.pipeline.quotas import Quotas
-
-log = logging.getLogger(__name__)
+from judgify_engine.wire import websocket
 
 SUBPROTOCOL = "judgify.v1"
 BEARER = "bearer."
 RECHECK_S = 30.0
 CLOSE_TIMEOUT_S = 1.0
 """How long an end waits until a client has taken what was sent, and again for its goodbye."""
+PARAMETERS = ("timeframe", "workflow_id", "position", "definition_version")
+_VERSION = re.compile(r"[0-9]{1,9}\Z")
 _DASHBOARD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")
 
 
+class Places(Protocol):
+    """How many connections may be open; aiohttp counts only those that are its own."""
+
+    def enter(self) -> None: ...
+    def leave(self) -> None: ...
+
+
+class Session:
+    """One open dashboard (an `Owner` of its socket), and what must be given back when it ends."""
+
+    __slots__ = ("_client", "_hub", "_routes", "_stack", "alerts_due", "kind", "secret", "socket", "tenant_id")
+
+    def __init__(self, routes: "DashboardRoutes", hub: Hub, tenant_id: str, secret: str, kind: str, compressed: bool) -> None:
+        self._routes, self._hub, self.tenant_id, self.secret, self.kind = routes, hub, tenant_id, secret, kind
+        self.alerts_due = True
+        """It is to be told of all alerts that fire: it has just begun, or missed some (live/alerts)."""
+        self.socket = Socket(compressed=compressed)
+        self._client: Client | None = None
+        self._stack: contextlib.ExitStack | None = None
+
+    def begin(
+        self, request: web.Request, head: bytes, client: Client, resume: Resume | None, stack: contextlib.ExitStack
+    ) -> None:
+        """Take the connection over and send the first message; `stack` gives back what it needs when it ends.
+
+        Raises ConnectionResetError when the client has gone; then the stack is still the caller's.
+        """
+        self.socket.take_over(request, head, self)
+        self._client, self._stack = client, stack.pop_all()
+        self._routes.sessions.add(self)
+        client.begin(self.socket, resume)
+
+    def drained(self) -> None:
+        """The socket takes messages again."""
+        if self._client is not None:
+            self._hub.drained(self._client)
+
+    def lost(self) -> None:
+        """The socket is closed."""
+        self._routes.ended(self)
+        if self._stack is not None:
+            self._stack.close()
+
+
 class DashboardRoutes:
-    """`GET /ws/dashboards/{dashboard_id}`, see PROTOCOL.md."""
+    """`GET /ws/dashboards/{dashboard_id}`, see PROTOCOL.md, and the same for programs: `GET /api/v1/asyncapi.json`."""
 
     def __init__(self, hub: Hub, access: Access, metrics: Metrics, quotas: Quotas) -> None:
         self._hub, self._access, self._metrics, self._quotas = hub, access, metrics, quotas
-        self._sockets: dict[web.WebSocketResponse, asyncio.Transport | None] = {}
-        self._closing = False
+        self.sessions: set[Session] = set()
+        self.places: Places | None = None
+        """Where connections are counted, if anywhere."""
+        self._asyncapi = build_asyncapi()
+        self._closing, self._all_ended = False, asyncio.Event()
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.get("/ws/dashboards/{dashboard_id}", self.serve, allow_head=False)]
+        return [
+            web.get("/ws/dashboards/{dashboard_id}", self.serve, allow_head=False),
+            web.get("/api/v1/asyncapi.json", self.asyncapi),
+        ]
+
+    async def asyncapi(self, request: web.Request) -> web.Response:
+        """The live protocol as a document; needs no token."""
+        return web.Response(body=self._asyncapi, content_type="application/json")
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Refuses before the upgrade, then pushes until one side leaves."""
+        """Refuses before the upgrade; then the session has the connection, and aiohttp is told that it is gone."""
         if self._closing:
             raise Draining("the server is stopping")
         secret, kind = _secret_of(request)
         grant = await self._check(secret, kind)
-        key = _view_key(request, grant)
-        socket_ = web.WebSocketResponse(
-            protocols=(SUBPROTOCOL,), compress=False, max_msg_size=64 * 1024, timeout=CLOSE_TIMEOUT_S
-        )
-        if not socket_.can_prepare(request):
+        key, resume = _view_key(request, grant), _resume(request)
+        if not key.timeframe:
+            key = key._replace(timeframe=(await self._hub.definition(*key[:2])).dashboard.timeframe)
+        ready = web.WebSocketResponse(protocols=(SUBPROTOCOL,)).can_prepare(request)
+        if not ready:
             raise InvalidField("this address speaks WebSocket only", field="Upgrade")
         await self._quotas.spend_or_hold(grant)
-        with self._quotas.socket(grant):
-            client = await self._hub.join(key)
-            try:
-                await socket_.prepare(request)
-                _keep_alive(request)
-                self._sockets[socket_] = request.transport
-                await self._push(socket_, client, secret, kind)
-            except ConnectionError:
-                pass  # it left while we wrote
-            finally:
-                self._hub.leave(client)
-                self._sockets.pop(socket_, None)
-        return socket_
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._quotas.socket(grant))
+            client = await self._hub.join(key, resume)
+            stack.callback(self._hub.leave, client)
+            if self._closing:
+                raise Draining("the server is stopping")
+            compressed = ws_ext_parse(request.headers.get("Sec-WebSocket-Extensions"), isserver=True)[0] == 15
+            if self.places is not None:
+                self.places.enter()
+                stack.callback(self.places.leave)
+            session = Session(self, self._hub, grant.tenant_id, secret, kind, compressed)
+            session.begin(request, _head(request, ready.protocol, compressed), client, resume, stack)
+        return web.Response(status=101)
 
-    async def _push(self, socket_: web.WebSocketResponse, client: Client, secret: str, kind: str) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            writer = tasks.create_task(self._write(socket_, client), name="socket-write")
-            guard = tasks.create_task(self._recheck(socket_, secret, kind), name="socket-recheck")
-            async for message in socket_:  # ends when either side closes
-                if message.type is WSMsgType.ERROR:
-                    break
-            writer.cancel()
-            guard.cancel()
-
-    async def _write(self, socket_: web.WebSocketResponse, client: Client) -> None:
-        with contextlib.suppress(ConnectionError, RuntimeError):  # closed under our hands: the reader ends the session
-            await socket_.send_frame(client.first(), WSMsgType.TEXT)
-            while not socket_.closed:
-                await socket_.send_frame(await client.next(), WSMsgType.TEXT)
-                self._metrics.push_messages += 1
-
-    async def _recheck(self, socket_: web.WebSocketResponse, secret: str, kind: str) -> None:
-        """End the socket soon after its token was revoked."""
-        while not socket_.closed:  # a cancellation can get lost in the look-up
-            await asyncio.sleep(RECHECK_S)
-            try:
-                await self._check(secret, kind)
-            except (Unauthorized, Forbidden):
-                await self._end(socket_, WSCloseCode.POLICY_VIOLATION, b"the token is no longer valid")
-                return
-            except JudgifyError:
-                continue  # PostgreSQL is away: it stays until it is known
+    async def run(self, stop: asyncio.Event) -> None:
+        """End sockets soon after their tokens were revoked, until `stop`."""
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), RECHECK_S)
+            for secret, kind in {(session.secret, session.kind) for session in self.sessions}:
+                try:
+                    await self._check(secret, kind)
+                except (Unauthorized, Forbidden):
+                    for session in [one for one in self.sessions if (one.secret, one.kind) == (secret, kind)]:
+                        session.socket.end(WSCloseCode.POLICY_VIOLATION, b"the token is no longer valid", 2 * CLOSE_TIMEOUT_S)
+                except JudgifyError:
+                    continue  # PostgreSQL is away: they stay until it is known
 
     async def _check(self, secret: str, kind: str) -> Grant:
         if kind == "session":
             return await self._access.check_session(secret, "read")
         return await self._access.check_token(secret, "read")
 
-    async def close(self) -> None:
-        """The server stops: say so to every socket."""
-        self._closing = True
-        await asyncio.gather(
-            *(self._end(socket_, WSCloseCode.GOING_AWAY, b"the server stops") for socket_ in list(self._sockets)),
-            return_exceptions=True,
-        )
+    def ended(self, session: Session) -> None:
+        """A session's socket is closed."""
+        self.sessions.discard(session)
+        if not self.sessions:
+            self._all_ended.set()
 
-    async def _end(self, socket_: web.WebSocketResponse, code: WSCloseCode, message: bytes) -> None:
-        """Say goodbye; whoever does not even read is cut off, it would hold us up for ever."""
-        transport = self._sockets.get(socket_)
-        try:
-            async with asyncio.timeout(2 * CLOSE_TIMEOUT_S):
-                await socket_.close(code=code, message=message)
-        except TimeoutError:
-            if transport is not None:
-                transport.abort()
+    async def close(self) -> None:
+        """The server stops: say so to every socket, and wait until all are closed (those that do not read are cut off)."""
+        self._closing = True
+        for session in list(self.sessions):
+            session.socket.end(WSCloseCode.GOING_AWAY, b"the server stops", 2 * CLOSE_TIMEOUT_S)
+        if self.sessions:
+            self._all_ended.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(3 * CLOSE_TIMEOUT_S):
+                    await self._all_ended.wait()
 
 
 def _secret_of(request: web.Request) -> tuple[str, str]:
@@ -137,14 +183,15 @@ def _secret_of(request: web.Request) -> tuple[str, str]:
 
 
 def _view_key(request: web.Request, grant: Grant) -> ViewKey:
+    """What is watched; without a time frame where the request names none."""
     dashboard_id = request.match_info["dashboard_id"]
     if not _DASHBOARD_ID.match(dashboard_id):
         raise InvalidField("dashboard_id: letters, digits and . _ : -, at most 128", field="dashboard_id")
     for name in request.query:
-        if name not in ("timeframe", "workflow_id"):
-            raise InvalidField(f"unknown parameter {name[:80]!r}; known: timeframe, workflow_id", field=name[:80])
-    timeframe = request.query.get("timeframe", "1h")
-    if timeframe not in BUCKETS_S:
+        if name not in PARAMETERS:
+            raise InvalidField(f"unknown parameter {name[:80]!r}; known: {', '.join(PARAMETERS)}", field=name[:80])
+    timeframe = request.query.get("timeframe", "")
+    if timeframe not in BUCKETS_S and "timeframe" in request.query:
         known = ", ".join(BUCKETS_S)
         raise InvalidField(f"timeframe must be one of {known}, got {timeframe[:40]!r}", field="timeframe")
     workflow_id = request.query.get("workflow_id")
@@ -153,11 +200,31 @@ def _view_key(request: web.Request, grant: Grant) -> ViewKey:
     return ViewKey(grant.tenant_id, dashboard_id, workflow_id, timeframe)
 
 
-def _keep_alive(request: web.Request) -> None:
-    """Let the kernel find out within minutes that a client vanished; pings would cut off the merely slow."""
-    transport_socket = request.transport.get_extra_info("socket") if request.transport else None
-    if transport_socket is not None and hasattr(socket, "TCP_KEEPIDLE"):
-        with contextlib.suppress(OSError):
-            transport_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            transport_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-            transport_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)
+def _resume(request: web.Request) -> Resume | None:
+    """Where the client stopped, if it says so."""
+    version = request.query.get("definition_version")
+    if version is not None and not _VERSION.match(version):
+        raise InvalidField(f"definition_version must be a whole number, got {version[:40]!r}", field="definition_version")
+    position = request.query.get("position")
+    if position is None:
+        return None
+    try:
+        return Resume.parse(position, None if version is None else int(version))
+    except ValueError:
+        detail = f"position must be `resume` (or `position`) of a message, like 0/1A2B3C4-17@0f3c, got {position[:80]!r}"
+        raise InvalidField(detail, field="position") from None
+
+
+def _head(request: web.Request, protocol: str | None, compressed: bool) -> bytes:
+    """The answer to the upgrade."""
+    lines = [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {websocket.accept_of(request.headers['Sec-WebSocket-Key'])}",
+    ]
+    if protocol:
+        lines.append(f"Sec-WebSocket-Protocol: {protocol}")
+    if compressed:
+        lines.append(f"Sec-WebSocket-Extensions: {websocket.DEFLATE}")
+    return "\r\n".join([*lines, "", ""]).encode()

@@ -55,7 +55,8 @@ class Accepted:
         try:
             while not stop.is_set():
                 await asyncio.wait((stopped,), timeout=WRITE_S)
-                await self.write()
+                if not stop.is_set():  # else the last write says it: where PostgreSQL hangs, each is waited for
+                    await self.write()
         finally:
             stopped.cancel()
         if feeders:

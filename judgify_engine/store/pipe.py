@@ -9,6 +9,7 @@ from judgify_engine.errors import DatabaseUnavailable
 TIMEOUT_S = 6 * 3600.0
 PIPE_CHUNKS = 16
 """Chunks of a COPY on their way from one database to the other."""
+LOST = "a connection was lost while rows were copied"
 
 
 async def pipe(source: Any, sql: str, target: Any, table: str, *values: Any) -> None:
@@ -27,7 +28,7 @@ async def pipe(source: Any, sql: str, target: Any, table: str, *values: Any) -> 
     async def watch() -> None:
         # asyncpg's COPY does not notice it while it waits for us, nor while it waits to be allowed to write.
         await lost.wait()
-        raise DatabaseUnavailable("a connection was lost while rows were copied")
+        raise DatabaseUnavailable(LOST)
 
     def on_lost(_: Any) -> None:
         lost.set()
@@ -42,7 +43,12 @@ async def pipe(source: Any, sql: str, target: Any, table: str, *values: Any) -> 
             await sending
             watching.cancel()
     except ExceptionGroup as group:  # the reason that PostgreSQL gave, as callers sort it
-        raise group.exceptions[0] from group
+        error = group.exceptions[0]
+        if isinstance(error, RuntimeError) and (
+            source.is_closed() or target.is_closed()
+        ):  # asyncpg wrote, uvloop had closed it
+            error = DatabaseUnavailable(LOST)
+        raise error from group
     finally:
         for connection in (source, target):
             connection.remove_termination_listener(on_lost)

@@ -24,6 +24,9 @@ PROBE_INTERVAL_S = 0.5
 SESSION = {"application_name": "judgify-engine", "timezone": "UTC", "synchronous_commit": "on"}
 AT_HAND, AT_HAND_S = 2, 30.0
 """Connections that are kept for the next commit, outside their pool, until they were not needed for so long."""
+RELEASE_S = 1.0
+"""A statement that was given up is cancelled on the server; a connection on which that takes longer is dropped."""
+CLOSE_S = 3.0
 CAN_WRITE = "NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'"
 # Errors that say nothing about the statement, only that the server is away, full, or going away.
 AWAY = (
@@ -43,6 +46,14 @@ AWAY = (
 
 async def _keep(connection: Any) -> None:
     """Leave a released connection as it is: our statements change no session state, and a reset is a round trip."""
+
+
+async def _close(pool: "asyncpg.Pool[Any]") -> None:
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await pool.close()
+    except (TimeoutError, *AWAY):
+        pool.terminate()
 
 
 def _is_open(connection: Any) -> bool:
@@ -108,15 +119,10 @@ class Database:
         self._mark(True)
 
     async def close(self) -> None:
-        """Close the pools; connections that hang are dropped after a moment."""
+        """Close the pools, all of them within CLOSE_S; connections that hang are dropped then."""
         await self._put_away(0.0)
-        for pool in (self._commits, self._queries, self._reads):
-            if pool is not None:
-                try:
-                    async with asyncio.timeout(3):
-                        await pool.close()
-                except (TimeoutError, *AWAY):
-                    pool.terminate()
+        pools = (self._commits, self._queries, self._reads)
+        await asyncio.gather(*(_close(pool) for pool in pools if pool is not None))
 
     @contextlib.asynccontextmanager
     async def commit_connection(self) -> AsyncIterator[Any]:
@@ -192,7 +198,7 @@ class Database:
 
     async def _release(self, pool: "asyncpg.Pool[Any]", connection: Any) -> None:
         with contextlib.suppress(*AWAY):
-            await pool.release(connection, timeout=5)
+            await pool.release(connection, timeout=RELEASE_S)
 
     def trouble(self, error: BaseException) -> None:
         """Note that PostgreSQL seems to be away; `watch` finds out when it is back."""

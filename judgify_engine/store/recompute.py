@@ -13,6 +13,7 @@ from judgify_engine.core.depth import is_deep_sql
 from judgify_engine.core.histogram import LIMIT, slot_sql
 from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, FINE_S, LIVE_S, TRACKED_PREFIX, Windows
 from judgify_engine.core.tracking import ranges
+from judgify_engine.store import counts
 from judgify_engine.store.pipe import TIMEOUT_S as TIMEOUT_S
 from judgify_engine.store.pipe import pipe
 from judgify_engine.store.tracking import read_versions
@@ -101,13 +102,6 @@ _THERE = (
 )
 SAMPLE_NAMES = "tenant_id, workflow_id, metric_name, bucket, method, status, count, sum, low, high, slots, counts"
 _KEPT = f"SELECT {SAMPLE_NAMES} FROM judgment_kept_values WHERE bucket >= {{start}} AND bucket < {{end}}"
-_RESULTS = f"""
-SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC'),
-       CASE WHEN status <> 'completed' THEN 'failed' WHEN {_is_deep("final_result")} THEN ''
-            WHEN jsonb_typeof(final_result -> 'verdict') = 'string' THEN left(final_result ->> 'verdict', 64) ELSE '' END,
-       count(*)
-  FROM judgment_executions WHERE created_at >= {{start}} AND created_at < {{end}} GROUP BY 1, 2, 3, 4
-"""
 # As core/quality.fault_of.
 _FAULTS = """
 SELECT tenant_id, workflow_id, date_trunc('hour', created_at, 'UTC'), 'stored', fault, count(*)
@@ -130,7 +124,7 @@ ON CONFLICT (tenant_id, hour, workflow_id, source, kind) DO UPDATE SET count = g
 """
 _SAMPLES = """(tenant_id text, workflow_id text, metric_name text, bucket timestamptz, method text, status text, count bigint,
  sum numeric, low bigint, high bigint, slots integer[], counts bigint[])"""
-_NEW = f"""
+_NEW = f"""{counts.NEW_RESULTS}
 CREATE TEMP TABLE new_samples {_SAMPLES};
 CREATE TEMP TABLE new_live {_SAMPLES};
 CREATE TEMP TABLE new_quality_hourly (LIKE judgment_quality_hourly);
@@ -227,10 +221,11 @@ async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> Non
     if span.end > live_from:
         live_start = _literal(max(span.start, live_from))
         await pipe(source, grouped(_TIMED.format(start=live_start, end=end), LIVE_S), target, "new_live")
-    await pipe(source, _RESULTS.format(start=start, end=end), target, "new_results_hourly")
+    await pipe(source, counts.RESULTS.replace("@start", start).replace("@end", end), target, "new_results")
     await pipe(source, _FAULTS.format(start=start, end=end), target, "new_quality_hourly")
     await target.execute("ANALYZE new_samples; ANALYZE new_live", timeout=TIMEOUT_S)
     await target.execute(_FILL_HOURLY, timeout=TIMEOUT_S)
+    await target.execute(counts.FILL_RESULTS, timeout=TIMEOUT_S)
     hour, fine = "date_trunc('hour', bucket, 'UTC')", f"bucket >= {_literal(fine_from)}"
     for values in (
         {"width_s": 3600, "bucket": hour, "source": "new_samples", "where": "true"},
@@ -238,6 +233,7 @@ async def prepare(source: Any, target: Any, span: Span, windows: Windows) -> Non
         {"width_s": LIVE_S, "bucket": "bucket", "source": "new_live", "where": "true"},
     ):
         await target.execute(_BUCKETS.format(**values), timeout=TIMEOUT_S)
+    await counts.fill_new(target, fine)
     await target.execute(_FILL_TIMESERIES, fine_from, timeout=TIMEOUT_S)
 
 

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from judgify_engine.core.reconcile import EARLIEST_S, Difference, Totals, arm_differences, differences
+from judgify_engine.core.counts import RESULT_PREFIX
+from judgify_engine.core.reconcile import EARLIEST_S, Difference, Totals, arm_differences, count_differences, differences
 from judgify_engine.core.samples import ALL_WORKFLOWS, EXECUTION_TIME, FINE_S, HOUR_S, LIVE_S, Windows
 from judgify_engine.errors import Unavailable
+from judgify_engine.store.counts import ARE_COUNTED, IS_COUNTED
 from judgify_engine.store.pool import Database
 from judgify_engine.store.retention import retained_from
 from judgify_engine.units import parse_lsn
@@ -27,7 +29,7 @@ SELECT tenant_id, sum(total_executions)::bigint AS total, sum(successful_executi
   FROM judgment_metrics_hourly WHERE hour >= $1 AND hour < $2 GROUP BY 1
 """
 _RESULTS = """
-SELECT tenant_id, sum(total_executions)::bigint AS total
+SELECT tenant_id, sum(total_executions)::bigint AS results
   FROM judgment_results_hourly WHERE hour >= $1 AND hour < $2 GROUP BY 1
 """
 
@@ -57,12 +59,32 @@ SELECT tenant_id, sum(count)::bigint AS total, (sum(sum) * 1000)::bigint AS us, 
 """
 
 
+def _counts(width_s: int, of: str) -> str:
+    """The same of what is only counted: judgments by their results and by their methods."""
+    also = _WITHOUT_COUNTS if of == "<>" else ""
+    return f"""
+SELECT tenant_id, sum(count) FILTER (WHERE by_result)::bigint AS results,
+       sum(count) FILTER (WHERE NOT by_result)::bigint AS methods
+  FROM (SELECT tenant_id, starts_with(metric_name, '{RESULT_PREFIX}') AS by_result, count FROM judgment_metrics_buckets
+         WHERE width_s = {width_s} AND bucket >= $1 AND bucket < $2 AND workflow_id {of} '{ALL_WORKFLOWS}'
+           AND {IS_COUNTED}{also}) AS counts GROUP BY 1
+"""
+
+
+_WITHOUT_COUNTS = """
+ UNION ALL SELECT tenant_id, by_result, total_executions
+   FROM judgment_metrics_hourly CROSS JOIN (VALUES (true), (false)) AS both_of_them(by_result)
+  WHERE workflow_id = '' AND hour >= $1 AND hour < $2"""
 _FINE = _buckets(LIVE_S, "=")
 # Everything that is kept of whole hours: each must say the same.
 _BY_HOUR = (_HOURLY, _buckets(HOUR_S, "="), _buckets(HOUR_S, "<>"))
 _BY_FINE = (_buckets(FINE_S, "="), _buckets(FINE_S, "<>"))
+_COUNTED_BY_HOUR = (_RESULTS, _counts(HOUR_S, "="), _counts(HOUR_S, "<>"))
+_COUNTED_BY_FINE = (_counts(FINE_S, "="), _counts(FINE_S, "<>"))
 # Everything before an LSN is rolled up when the position has passed it.
-_PASSED = "SELECT EXISTS (SELECT FROM cdc_positions WHERE slot_name = $1 AND commit_lsn >= $2::text::pg_lsn)"
+_PASSED = f"""
+SELECT EXISTS (SELECT FROM cdc_positions WHERE slot_name = $1 AND commit_lsn >= $2::text::pg_lsn AND {ARE_COUNTED})
+"""
 _MARK = f"SELECT pg_logical_emit_message(true, '{MARK}', '')"
 _SAVE = """
 INSERT INTO reconciliation AS r (slot_name, verified_through, rows_compared) VALUES ($1, $2, $3)
@@ -75,6 +97,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (slot_name, tenant_id, range_from, range_to) WHERE resolved_at IS NULL
 DO UPDATE SET stored = excluded.stored, rolled_up = excluded.rolled_up, arm = excluded.arm
 """
+_NOT_VERIFIED = "UPDATE reconciliation SET verified_through = least(verified_through, $2) WHERE slot_name = $1"
 _RESOLVE = """
 UPDATE reconciliation_differences SET resolved_at = now()
  WHERE slot_name = $1 AND resolved_at IS NULL AND range_from >= $2 AND range_to <= $3 AND NOT tenant_id = ANY($4::text[])
@@ -144,22 +167,23 @@ class Books:
         """
         over = end_s < now_s
         arms: tuple[str, ...] = (_FINE,)
+        counted: tuple[str, ...] = ()
         if whole:
-            arms = _BY_HOUR if start_s < now_s - self._windows.fine_s + HOUR_S else (*_BY_HOUR, *_BY_FINE)
+            since_s = now_s - self._windows.fine_s + HOUR_S
+            arms, counted = _BY_HOUR, _COUNTED_BY_HOUR
+            if start_s >= since_s:
+                arms, counted = (*arms, *_BY_FINE), (*counted, *_COUNTED_BY_FINE)
         bounds = _moment(start_s), _moment(end_s)
         found: dict[str, Difference] = {}
         for sql in arms:
             rows = await connection.fetch(sql, *bounds, timeout=STATEMENT_TIMEOUT_S)
             for one in differences(known, _totals(rows), start_s, end_s):
                 found.setdefault(one.tenant_id, one)
+        for sql in counted:
+            rows = await connection.fetch(sql, *bounds, timeout=STATEMENT_TIMEOUT_S)
+            for one in count_differences(known, {tenant: counts for tenant, *counts in rows}, start_s, end_s):
+                found.setdefault(one.tenant_id, one)
         if whole:
-            rows = await connection.fetch(_RESULTS, *bounds, timeout=STATEMENT_TIMEOUT_S)
-            told = {row["tenant_id"]: row["total"] for row in rows if row["total"]}
-            for tenant in told.keys() | known.keys():
-                totals = known.get(tenant, Totals())
-                if told.get(tenant, 0) != totals.total:
-                    there = Totals(told.get(tenant, 0))
-                    found.setdefault(tenant, Difference(tenant, start_s, end_s, totals, there))
             rows = await connection.fetch(_ARMS, *bounds, timeout=STATEMENT_TIMEOUT_S)
             told_by = {row["tenant_id"]: (row["accepted"] if over else 0, row["inserted"], row["deleted"]) for row in rows}
             for one in arm_differences(known, told_by, start_s, end_s):
@@ -222,6 +246,8 @@ class Books:
                 bounds = _moment(one.start_s), _moment(one.end_s)
                 totals = one.stored.total, one.rolled_up.total
                 await connection.execute(_RECORD, self._slot, one.tenant_id, *bounds, *totals, one.arm)
+            if found:  # at once: who sees the difference shall not read that its hours are verified
+                await connection.execute(_NOT_VERIFIED, self._slot, min(_moment(one.start_s) for one in found))
 
     async def open_ranges(self) -> list[tuple[int, int]]:
         """Where differences stand, the oldest first."""

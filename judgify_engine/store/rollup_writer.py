@@ -12,12 +12,13 @@ from typing import Any
 
 import asyncpg
 
+from judgify_engine.core.counts import counts_by_bucket
 from judgify_engine.core.healing import Finding, Publication, Server, Stored
 from judgify_engine.core.rollup import Delta
 from judgify_engine.core.samples import HOUR_S, Windows, buckets_of, kept
 from judgify_engine.core.tracking import Tracking
 from judgify_engine.errors import DatabaseUnavailable, Unavailable
-from judgify_engine.store import gaps, recompute
+from judgify_engine.store import counts, gaps, recompute
 from judgify_engine.store.pool import AWAY, Database
 from judgify_engine.store.retention import boundary_of, retained_from
 from judgify_engine.store.tracking import read_tracking
@@ -42,10 +43,11 @@ def _arrays(first: int, types: str) -> str:
     return "unnest(" + ", ".join(f"${first + n}::text::{_TYPES[one]}[]" for n, one in enumerate(types)) + ")"
 
 
-# The order of columns: _hourly_columns, _result_columns, _bucket_columns.
+# The order of columns: _hourly_columns, _result_columns, _bucket_columns, …, _count_columns.
 _APPLY = """
 WITH moved AS (
-  UPDATE cdc_positions SET commit_lsn = $2::text::pg_lsn, change_index = $3, updated_at = now()
+  UPDATE cdc_positions SET commit_lsn = $2::text::pg_lsn, change_index = $3, updated_at = now(),
+         counted_lsn = $2::text::pg_lsn, counted_index = $3
    WHERE slot_name = $1 AND commit_lsn = $4::text::pg_lsn AND change_index = $5 RETURNING 1
 ), d AS (
   SELECT * FROM {hourly}
@@ -91,6 +93,12 @@ WITH moved AS (
                 FROM (SELECT * FROM unnest(m.slots, m.counts) UNION ALL SELECT * FROM unnest(excluded.slots, excluded.counts))
                   AS both_of_them(slot, n)
                GROUP BY slot HAVING sum(n) <> 0) AS added)
+), counted AS (
+  INSERT INTO judgment_metrics_buckets AS m (tenant_id, workflow_id, metric_name, width_s, bucket, count, failed, sum, slots,
+    counts)
+  SELECT tenant, workflow, metric, width, to_timestamp(bucket), count, 0, 0, '{{}}', '{{}}'
+    FROM {counted} AS c(tenant, workflow, metric, width, bucket, count) WHERE EXISTS (SELECT FROM moved)
+  ON CONFLICT (tenant_id, workflow_id, metric_name, width_s, bucket) DO UPDATE SET count = m.count + excluded.count
 ), retaken AS (
   INSERT INTO rollup_repairs (slot_name, range_from, range_to, reason, not_before)
   SELECT $1, to_timestamp(low), to_timestamp(high), 'taken_back', now() + make_interval(secs => {retake_after_s})
@@ -119,6 +127,7 @@ SELECT count(*) FROM moved
     taken_back=_arrays(33, "nn"),
     quality=_arrays(35, "ttnttn"),
     streamed=_arrays(41, "tnnn"),
+    counted=_arrays(45, "tttnnn"),
     add_sums="""
     total_executions = m.total_executions + excluded.total_executions,
     successful_executions = m.successful_executions + excluded.successful_executions,
@@ -146,14 +155,14 @@ class RollupStore:
     async def stored(self) -> Stored | None:
         """Up to where the rollups are computed, and what that belongs to; None: never, or they are not whole."""
         row = await self._connection.fetchrow(
-            "SELECT commit_lsn::text AS lsn, change_index, system_identifier, timeline, publication FROM cdc_positions"
-            " WHERE slot_name = $1",
+            "SELECT commit_lsn::text AS lsn, change_index, system_identifier, timeline, publication,"
+            f" {counts.ARE_COUNTED} AS counted FROM cdc_positions WHERE slot_name = $1",
             self._slot,
         )
         if row is None:
             return None
         position = Position(parse_lsn(row["lsn"]), row["change_index"])
-        return Stored(position, row["system_identifier"], row["timeline"], row["publication"])
+        return Stored(position, row["system_identifier"], row["timeline"], row["publication"], row["counted"])
 
     async def used(self) -> bool:
         """Whether there are rollups."""
@@ -211,15 +220,17 @@ class RollupStore:
             await target.execute("DELETE FROM reconciliation WHERE slot_name = $1", self._slot)
             await recompute.empty(target, span)
             await recompute.swap(target, span)
+            await counts.derive_before(target, span.start)
             await recompute.count_refused(source_rows, target)
             await gaps.close(target, gap, format_lsn(new.position.lsn))
             await target.execute(
-                "INSERT INTO cdc_positions (slot_name, commit_lsn, change_index, system_identifier, timeline, publication)"
-                " VALUES ($1, $2::text::pg_lsn, $3, $4, $5, $6)",
+                "INSERT INTO cdc_positions (slot_name, commit_lsn, change_index, counted_lsn, counted_index,"
+                " system_identifier, timeline, publication)"
+                " VALUES ($1, $2::text::pg_lsn, $3, $2::text::pg_lsn, $3, $4, $5, $6)",
                 self._slot,
                 format_lsn(new.position.lsn),
                 new.position.index,
-                *new[1:],
+                *(new.system_identifier, new.timeline, new.publication),
             )
         await target.execute("DISCARD TEMP")
 
@@ -245,7 +256,8 @@ async def add(connection: Any, slot: str, delta: Delta, windows: Windows) -> Non
     buckets = _bucket_columns(delta, now_s, windows, texts)
     streamed = _columns([(*key, *counts) for key, counts in delta.streamed.items()], 4)
     wrong = _columns([(*key, count) for key, count in delta.quality.items() if count], 6)
-    columns = (*_hourly_columns(delta), *_result_columns(delta), *buckets, *_ranges(delta.taken_back), *wrong, *streamed)
+    others = *_ranges(delta.taken_back), *wrong, *streamed, *_count_columns(delta, now_s, windows)
+    columns = *_hourly_columns(delta), *_result_columns(delta), *buckets, *others
     arrays = [array_literal(column) for column in columns]
     if not await connection.fetchval(_APPLY, slot, *bounds, *arrays, timeout=APPLY_TIMEOUT_S):
         raise Fenced("the rollups were moved by another process")
@@ -259,9 +271,9 @@ async def add(connection: Any, slot: str, delta: Delta, windows: Windows) -> Non
 
 
 async def stored_position(connection: Any, slot: str) -> Position | None:
-    """Up to where the rollups are computed, as this connection's transaction sees it."""
+    """Up to where the rollups are computed, as this connection's transaction sees it; None: they are not whole."""
     row = await connection.fetchrow(
-        "SELECT commit_lsn::text AS lsn, change_index FROM cdc_positions WHERE slot_name = $1", slot
+        f"SELECT commit_lsn::text AS lsn, change_index FROM cdc_positions WHERE slot_name = $1 AND {counts.ARE_COUNTED}", slot
     )
     return Position(parse_lsn(row["lsn"]), row["change_index"]) if row else None
 
@@ -293,6 +305,10 @@ def _bucket_columns(delta: Delta, now_s: int, windows: Windows, texts: SampleTex
         total, *arrays = texts.of(s)
         rows.append((*key, s.count, s.failed, total, real(s.minimum), real(s.maximum), *arrays))
     return _columns(rows, 12)
+
+
+def _count_columns(delta: Delta, now_s: int, windows: Windows) -> list[list[Any]]:
+    return _columns([(*key, count) for key, count in counts_by_bucket(delta.counts, now_s, windows).items()], 6)
 
 
 def _ranges(hours: set[int]) -> tuple[list[int], list[int]]:

@@ -7,6 +7,7 @@ from judgify_engine.core.samples import ALL_WORKFLOWS, CONFIDENCE, EXECUTION_TIM
 from judgify_engine.store import gaps
 from judgify_engine.store.pool import Database
 from judgify_engine.store.quality import FRAMES, read_quality, whole_hours
+from judgify_engine.store.rollup_writer import stored_position
 
 _SUMS = f"""
 SELECT coalesce(sum(count) FILTER (WHERE time), 0)::bigint AS total,
@@ -86,7 +87,7 @@ class SummaryReader:
             stored, wrong = await read_quality(connection, tenant_id, workflow_id, *hours)
             differences = await connection.fetch(_DIFFERENCES, self._slot, tenant_id)
             through = await connection.fetchval("SELECT verified_through FROM reconciliation WHERE slot_name = $1", self._slot)
-            position = await connection.fetchval("SELECT commit_lsn FROM cdc_positions WHERE slot_name = $1", self._slot)
+            position = await stored_position(connection, self._slot)
             gap = await gaps.open_one(connection, self._slot)
         if position is None:  # what was found equal are no longer the figures of the table
             through = None

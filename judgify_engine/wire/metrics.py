@@ -11,9 +11,19 @@ from typing import Any
 
 import msgspec
 
+from judgify_engine.core.bins import binned
+from judgify_engine.core.chart_points import (
+    busiest,
+    confidence_points,
+    points_of,
+    result_points,
+    tracked_points,
+    workflow_points,
+)
 from judgify_engine.core.charts import Figures, Frame, figures_of, sums_of
+from judgify_engine.core.dashboards import CHARTS
+from judgify_engine.core.rollup import Sums
 from judgify_engine.core.samples import Sample
-from judgify_engine.core.view import CHARTS, points_of
 from judgify_engine.wire.answer import format_time
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -27,8 +37,8 @@ class MetricFigures(msgspec.Struct):
     over: bool
     """Whether `to` is past. If not, more is to come."""
     count: int
-    failed: int
-    """How many of them are of failed judgments."""
+    failed: int | None
+    """How many of them are of failed judgments; null, as all that follows, for results and methods, which are only counted."""
     mean: float | None
     min: float | None
     max: float | None
@@ -51,8 +61,10 @@ class Chart(msgspec.Struct):
 
     chart: str
     columns: list[str]
-    """What a point holds: first `time`, the start of its bucket in Unix seconds."""
-    points: list[list[int | float | None]]
+    """What a point holds: first `time`, the start of its bucket in Unix seconds; of a confidence_chart `from`, where a bin
+    begins; of a workflows_chart `workflow_id`."""
+    points: list[list[int | float | str | dict[str, int] | None]]
+    """Results are an object: verdict to count."""
 
 
 class MetricsAnswer(msgspec.Struct):
@@ -60,7 +72,9 @@ class MetricsAnswer(msgspec.Struct):
 
     tenant_id: str
     workflow_id: str | None
-    """null: all workflows."""
+    """null: all workflows, or several."""
+    workflow_ids: list[str]
+    """Those that were asked for; empty: all workflows."""
     timeframe: str
     from_: str = msgspec.field(name="from")
     to: str
@@ -90,10 +104,39 @@ def _told(figures: Figures, start_s: int, end_s: int, now_s: float) -> MetricFig
     return MetricFigures(time_text(start_s), time_text(end_s), end_s <= now_s, *figures)
 
 
-def chart_of(chart: str, buckets: Sequence[Sample], frame: Frame) -> Chart:
-    """The figures that the dashboard shows. `buckets`: of execution times."""
-    points = points_of(chart, zip(frame.starts_s, map(sums_of, buckets), strict=True))
-    return Chart(chart, ["time", *CHARTS[chart]], points)
+def sums_chart(chart: str, buckets: Sequence[Sample], methods: dict[str, list[Sample]], frame: Frame) -> Chart:
+    """A chart that is made of sums. `buckets`: of execution times; `methods`: of the metric of each method."""
+    sums = [sums_of(sample) for sample in buckets]
+    for method, samples in methods.items():
+        for one, sample in zip(sums, samples, strict=True):
+            setattr(one, method, sample.count)
+    return _chart(chart, points_of(chart, zip(frame.starts_s, sums, strict=True)))
+
+
+def results_chart(results: dict[str, list[Sample]], frame: Frame) -> Chart:
+    """`results`: result to the samples of its metric."""
+    found = [{name: samples[number].count for name, samples in results.items()} for number in range(len(frame.starts_s))]
+    return _chart("results_chart", result_points(zip(frame.starts_s, found, strict=True)))
+
+
+def tracked_chart(buckets: Sequence[Sample], frame: Frame) -> Chart:
+    """`buckets`: of the metric of the field."""
+    return _chart("tracked_inputs_chart", tracked_points(zip(frame.starts_s, buckets, strict=True)))
+
+
+def confidence_chart(buckets: Iterable[Sample]) -> Chart:
+    """`buckets`: of confidences."""
+    return _chart("confidence_chart", confidence_points(binned(one.histogram) for one in buckets), "from")
+
+
+def workflows_chart(workflows: dict[str, Sums]) -> Chart:
+    """`workflows`: sums of all times."""
+    rows = [(name, workflows[name]) for name in busiest(workflows)]
+    return _chart("workflows_chart", workflow_points(rows), "workflow_id")
+
+
+def _chart(chart: str, points: list[list[Any]], first: str = "time") -> Chart:
+    return Chart(chart, [first, *CHARTS[chart]], points)
 
 
 def time_text(second: int) -> str:
@@ -103,11 +146,21 @@ def time_text(second: int) -> str:
 
 def encode_csv(answer: MetricsAnswer, now_s: float) -> bytes:
     """The buckets of an answer; figures of the whole frame are not in it."""
-    who = _safe(answer.workflow_id or "")
-    if answer.chart is not None:
-        head = ["workflow_id", "chart", "from", "to", "over", *answer.chart.columns[1:]]
-        return _csv(head, _chart_rows(who, answer.chart, answer.bucket_s, now_s))
-    return _csv(["workflow_id", "metric", *_FIGURES], _metric_rows(who, answer.metrics))
+    who = _safe(",".join(answer.workflow_ids))
+    chart = answer.chart
+    if chart is None:
+        return _csv(["workflow_id", "metric", *_FIGURES], _metric_rows(who, answer.metrics))
+    if chart.columns[0] == "workflow_id":
+        rows = ([_safe(str(name)), chart.chart, *values] for name, *values in chart.points)
+        return _csv(["workflow_id", "chart", *chart.columns[1:]], rows)
+    if chart.columns[0] != "time":
+        return _csv(["workflow_id", "chart", *chart.columns], ([who, chart.chart, *point] for point in chart.points))
+    columns, points = chart.columns[1:], chart.points
+    if chart.chart == "results_chart":
+        columns = sorted({name for _, results in points if isinstance(results, dict) for name in results})
+        points = [[time, *map((results if isinstance(results, dict) else {}).get, columns)] for time, results in points]
+    head = ["workflow_id", "chart", "from", "to", "over", *map(_safe, columns)]
+    return _csv(head, _chart_rows(who, chart.chart, points, answer.bucket_s, now_s))
 
 
 _FIGURES = [field.encode_name for field in msgspec.structs.fields(MetricFigures)]
@@ -120,11 +173,11 @@ def _metric_rows(who: str, metrics: list[MetricSeries]) -> Iterable[list[Any]]:
             yield [who, name, *map(_cell, msgspec.structs.astuple(bucket))]
 
 
-def _chart_rows(who: str, chart: Chart, bucket_s: int, now_s: float) -> Iterable[list[Any]]:
-    for time, *values in chart.points:
+def _chart_rows(who: str, chart: str, points: list[list[Any]], bucket_s: int, now_s: float) -> Iterable[list[Any]]:
+    for time, *values in points:
         start_s = int(time or 0)
         end_s = start_s + bucket_s
-        yield [who, chart.chart, time_text(start_s), time_text(end_s), _cell(end_s <= now_s), *map(_cell, values)]
+        yield [who, chart, time_text(start_s), time_text(end_s), _cell(end_s <= now_s), *map(_cell, values)]
 
 
 def _safe(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from judgify_engine.core.dashboards import Needs
 from judgify_engine.core.view import Snapshot, ViewKey
 from judgify_engine.errors import Corrupt
 
@@ -9,13 +10,14 @@ from judgify_engine.errors import Corrupt
 class Kept(msgspec.Struct, array_like=True, frozen=True):
     """What is cached. `epoch`: the chain whose portions follow on it, as it was known before the snapshot was read.
 
-    `key`: whose it is; the names of two views may be the same.
+    `key`: whose it is; the names of two views may be the same. `needs`: what of the rollups it holds.
     """
 
     epoch: int
     read_at_s: float
     snapshot: Snapshot
     key: ViewKey
+    needs: Needs
 
 
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)

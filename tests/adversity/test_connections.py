@@ -7,8 +7,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from support.client import Client, Load
-from support.cluster import Database, Server, free_port
+from support.cluster import Database, Server
 from support.engine import Engine, run
+from support.ports import free_port
 from support.proxy import Proxy
 from support.rollups import check_rollups
 from support.waiting import until
@@ -61,7 +62,7 @@ async def test_cut_in_the_moment_of_a_commit(
     resolved = next(line for line in metrics.splitlines() if line.startswith("judgify_commits_resolved_total "))
     assert float(resolved.split()[1]) > 0
     assert load.unknown["commit_unknown"] == 0, "with the server there, every outcome is found out"
-    assert engine.terminate() == 0
+    assert await asyncio.to_thread(engine.terminate) == 0
 
 
 async def test_cuts_at_any_moment(database: Database, proxy: Proxy, start_engine: Callable[..., Engine]) -> None:
@@ -78,7 +79,7 @@ async def test_cuts_at_any_moment(database: Database, proxy: Proxy, start_engine
         await load.stop()
     await load.check(database)
     await check_rollups(database)
-    assert engine.terminate() == 0
+    assert await asyncio.to_thread(engine.terminate) == 0
 
 
 async def test_log_stream_cut_again_and_again(database: Database, proxy: Proxy, start_engine: Callable[..., Engine]) -> None:
@@ -103,7 +104,7 @@ async def test_log_stream_cut_again_and_again(database: Database, proxy: Proxy, 
         proxy.cut_all()
     assert await check_rollups(database, 60) == 80_000
     assert "making a new slot" not in engine.log.split("reading the log", 1)[1]
-    assert engine.terminate() == 0
+    assert await asyncio.to_thread(engine.terminate) == 0
 
 
 async def test_stalled_connections_are_given_up_in_bounded_time(
@@ -143,7 +144,7 @@ async def test_stalled_connections_are_given_up_in_bounded_time(
         assert (await client.get("/ready")).status == 200
     await load.check(database)
     await check_rollups(database, 60)
-    assert engine.terminate() == 0
+    assert await asyncio.to_thread(engine.terminate) == 0
 
 
 async def test_no_new_connections_for_a_while(database: Database, proxy: Proxy, start_engine: Callable[..., Engine]) -> None:
@@ -159,7 +160,7 @@ async def test_no_new_connections_for_a_while(database: Database, proxy: Proxy, 
         await load.stop()
     await load.check(database)
     await check_rollups(database)
-    assert engine.terminate() == 0
+    assert await asyncio.to_thread(engine.terminate) == 0
 
 
 async def test_postgres_stopped_while_serving(server: Server, start_engine: Callable[..., Engine]) -> None:
@@ -184,7 +185,7 @@ async def test_postgres_stopped_while_serving(server: Server, start_engine: Call
         assert (await client.get("/ready")).status == 200
     await load.check(database)
     await check_rollups(database)
-    assert engine.terminate() == 0
+    assert await asyncio.to_thread(engine.terminate) == 0
 
 
 async def test_unknown_outcome_is_said_when_postgres_stays_away(server: Server, start_engine: Callable[..., Engine]) -> None:
@@ -210,7 +211,7 @@ async def test_unknown_outcome_is_said_when_postgres_stays_away(server: Server, 
                 return (await client.get(f"/api/v1/judgments/{problem['judgment_id']}")).status == 200
 
             await until(found, "it can be looked up, and was stored", 10)
-        assert engine.terminate() == 0
+        assert await asyncio.to_thread(engine.terminate) == 0
 
 
 def test_postgres_away_at_the_start(database: Database) -> None:
@@ -238,7 +239,18 @@ async def test_stop_while_postgres_is_away(server: Server, start_engine: Callabl
             return (await client.execute({"temperature": 70}, WORKFLOW)).status == 503
 
         await until(away, "it is noticed")
-    assert engine.terminate(within_s=15) == 0
+    assert await asyncio.to_thread(engine.terminate, 15) == 0
+
+
+async def test_stop_while_postgres_hangs(database: Database, proxy: Proxy, start_engine: Callable[..., Engine]) -> None:
+    """It holds the stop up, but not once for each thing that is still to be written, read or closed."""
+    engine = await asyncio.to_thread(start_engine, database, dsn=through(proxy, database), settings=IMPATIENT)
+    async with Load(engine.url, "test-token", workers=16, keyed=0.3) as load, Client(engine.url, "test-token") as client:
+        await more_answers(load, 100)
+        assert (await client.get("/api/v1/judgments")).status == 200
+        await load.stop()
+        proxy.stall()
+        assert await asyncio.to_thread(engine.terminate, 12) == 0
 
 
 async def test_read_only_server(database: Database, start_engine: Callable[..., Engine]) -> None:
@@ -264,4 +276,4 @@ async def test_read_only_server(database: Database, start_engine: Callable[..., 
         await load.stop()
     await load.check(database)
     await check_rollups(database)
-    assert engine.terminate() == 0
+    assert await asyncio.to_thread(engine.terminate) == 0

@@ -55,7 +55,7 @@ async def listening(streams: RedisStreams, *channels: str) -> AsyncIterator[Ear]
     listener = ear.listener = streams.listen(ear.hear, ear.interrupted)
     try:
         await listener.watch(channels)
-        assert listener.connected
+        await until(lambda: listener.connected, "it hears")
         yield ear
     finally:
         await listener.close()

@@ -13,10 +13,7 @@ from support.engine import Engine
 from support.waiting import until
 from support.webdriver import Browser, missing
 
-pytestmark = [
-    pytest.mark.skipif(missing() is not None, reason=f"no browser: {missing()}"),
-    pytest.mark.timeout(180),
-]
+pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no browser: {missing()}")
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 

@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 from standardwebhooks import WebhookVerificationError
 from support.actions import QUICK, TENANT, Acting, acting
-from support.cluster import Database, free_port
+from support.cluster import Database
+from support.ports import free_port
 from support.receiver import Receiver, receiver
 from support.waiting import until
 

@@ -80,7 +80,7 @@ def test_postgres_goes_when_the_engine_is_killed(start_engine: Callable[..., Eng
 async def test_interrupted_initdb_leaves_nothing_half_made(start_engine: Callable[..., Engine], moment: str) -> None:
     """Killed as soon as a certain path exists: at the beginning of initdb, in it, and right after the rename."""
     engine = start_engine(start=False).launch()
-    until_now((engine.data_dir / moment).exists, f"{moment} exists")
+    until_now((engine.data_dir / moment).exists, f"{moment} exists", 60)
     engine.kill()
     until_now(lambda: not processes_of(engine.data_dir), "no process is left", 20)
     engine.start()

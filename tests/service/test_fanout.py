@@ -16,6 +16,8 @@ from support.engine import Engine
 from support.redis_server import RedisCluster, RedisServer
 from support.waiting import until
 
+from .test_dashboards import BY_HAND, PLANT, TRACKING
+from .test_dashboards import check as check_charts
 from .test_rebuild import command
 from .test_workers import database_of, figures, holder
 
@@ -51,6 +53,10 @@ async def figure(client: Client, name: str, **labels: str) -> float:
 
 async def reads_log(client: Client) -> bool:
     return bool((await client.get("/ready")).json["log_reader"] == "this process")
+
+
+PATIENT = "from judgify_engine.live import hearing; hearing.SILENCE_S = 15.0"
+"""On a busy machine a beat may be late, and views are read anew meanwhile; that is for other tests."""
 
 
 @contextlib.asynccontextmanager
@@ -261,7 +267,7 @@ async def test_a_cluster_carries_it_too(database: Database, start_engine: Callab
     cluster = RedisCluster(tmp_path / "cluster")
     try:
         settings = {"JUDGIFY_REDIS_URL": cluster.start().url, "JUDGIFY_LIVE_REFRESH_INTERVAL_S": "3600"}
-        async with processes(lambda: start_engine(database, settings=settings), 2) as (engines, clients):
+        async with processes(lambda: start_engine(database, settings=settings, prelude=PATIENT), 2) as (engines, clients):
             dashboards = [await watch(client) for client in clients]
             async with Load(engines[0].url, "test-token", workers=8) as load:
                 await more(load, 500)
@@ -306,3 +312,21 @@ async def test_workers_behind_one_port_show_the_same(start_engine: Callable[...,
         for dashboard in dashboards:
             await dashboard.close()
     assert engine.terminate() == 0
+
+
+async def test_a_definition_and_all_its_charts_show_where_another_process_reads_the_log(
+    database: Database, start: Callable[..., Engine]
+) -> None:
+    async with processes(start, 2) as (engines, clients):
+        for workflow in ("check", "check", "other", "other"):
+            await clients[0].put_workflow(workflow, TRACKING)
+        dashboard = await watch(clients[1], "plant", "?timeframe=6h")
+        await dashboard.shows(0)
+        for version, ids in ((1, ["check", "other"]), (2, [])):
+            await clients[0].call("PUT", "/api/v1/dashboards/plant", body={**PLANT, "workflow_ids": ids})
+            await until(lambda version=version: dashboard.version == version, "the new definition shows", 5)
+        await database.do(BY_HAND, "demo", 1, 400)
+        await dashboard.shows(400)
+        await check_charts(dashboard, engines[0], clients[0], [])
+        assert await figure(clients[1], "judgify_relay_gaps_total", mended="tables") == 0, "all of it was told"
+        await dashboard.close()

@@ -6,9 +6,10 @@ import re
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Union
 
 import aiohttp
+import msgspec
 import pytest
 from support.client import Client, Load, new_tenant
 from support.cluster import Database
@@ -16,8 +17,12 @@ from support.dashboards import Dashboard, position_of, watch
 from support.engine import Engine
 from support.waiting import until
 
+from judgify_engine.live.session import PARAMETERS
+from judgify_engine.wire.live import DASHBOARD_MESSAGES
+
 FIELDS = {
-    "type", "dashboard_id", "tenant_id", "workflow_id", "position", "recomputing", "verified_through", "server_time",
+    "type", "dashboard_id", "definition_version", "resume",
+    "tenant_id", "workflow_id", "position", "recomputing", "verified_through", "server_time",
     "rate_per_s", "summary",
     "timeframe", "bucket_s", "charts", "live_bucket_s", "live_window_s", "live", "workflows",
 }  # fmt: skip
@@ -72,9 +77,9 @@ async def test_figures_are_those_of_the_table(tenant: Client, engine: Engine) ->
     assert dashboard.summary["mean_execution_time_ms"] == pytest.approx(sum(times) / 60, abs=0.0002)
     p95 = dashboard.summary["p95_execution_time_ms"]
     assert any(abs(p95 - ms) <= 0.06 * ms + 0.001 for ms in times[55:59]), (p95, times[54:])
-    counted = sum(point[1] for point in dashboard.charts["execution_count_chart"].values())
+    counted = sum(point[1] for point in dashboard.charts["count"].values())
     assert counted == sum(point[1] for point in dashboard.live.values()) == 60
-    assert all(point[1] == 1 for point in dashboard.charts["success_rate_chart"].values())
+    assert all(point[1] == 1 for point in dashboard.charts["success"].values())
     await dashboard.close()
 
 
@@ -101,7 +106,7 @@ async def test_one_workflow_and_each_time_frame(tenant: Client) -> None:
         assert dashboard.messages[0]["bucket_s"] == width
         assert dashboard.messages[0]["workflow_id"] == "other"
         assert list(dashboard.workflows) == ["other"]
-        points = dashboard.charts["execution_count_chart"]
+        points = dashboard.charts["count"]
         assert [point[1] for point in points.values()] == [1]
         assert all(start % width == 0 for start in points)
         await dashboard.close()
@@ -270,9 +275,9 @@ async def test_slow_client_disturbs_nobody_and_gets_the_latest_state(
                 for _ in range(10):
                     await connection.execute(EXECUTIONS, "demo", 400)
                     total += 400
+                await fast.shows(total)
                 assert total < 2_000_000, "the slow client never fell behind"
             loop = asyncio.get_running_loop()
-            await fast.shows(total)
             for _ in range(5):
                 await connection.execute(EXECUTIONS, "demo", 400)
                 total += 400
@@ -373,3 +378,132 @@ async def test_revoked_token_ends_the_dashboard(database: Database, start_engine
         assert dashboard.socket.close_code == 1008
         await dashboard.close()
     assert engine.terminate() == 0
+
+
+async def test_a_client_that_comes_back_gets_the_rest_or_is_told_that_it_is_everything(tenant: Client) -> None:
+    await tenant.put_workflow("other")
+    await tenant.judge(70, "other")
+    dashboard, witness = await watch(tenant), await watch(tenant)
+    await tenant.judge(70)
+    await dashboard.shows(2)
+    resume = dashboard.messages[-1]["resume"]
+    await dashboard.close()
+    await tenant.judge(70)
+    await witness.shows(3)
+    await witness.close()
+    again = await watch(tenant, query=f"?position={resume}")
+    await again.shows(3)
+    first = again.messages[0]
+    assert (first["type"], first["recovered"]) == ("initial_data", True)
+    assert [row["workflow_id"] for row in first["workflows"]] == ["check"]
+    for unknown in (resume.partition("@")[0], resume.partition("@")[0] + "@other", "0/1-1@" + resume.partition("@")[2]):
+        whole = await watch(tenant, query=f"?position={unknown}")
+        await whole.shows(3)
+        assert whole.messages[0]["recovered"] is False
+        assert sorted(row["workflow_id"] for row in whole.messages[0]["workflows"]) == ["check", "other"]
+        await whole.close()
+    await again.close()
+
+
+async def test_no_client_that_loses_its_connection_all_the_time_shows_a_wrong_figure(
+    database: Database, start_engine: Callable[..., Engine]
+) -> None:
+    """It goes on with what it has, at the process that it happens to come to, which is killed in between."""
+    engine = start_engine(database)
+    recovered = {True: 0, False: 0}
+    shown: Dashboard | None = None
+    async with Client(engine.url, "test-token") as client:
+
+        async def come_back() -> None:
+            nonlocal shown
+            resume = None if shown is None else shown.messages[-1]["resume"]
+            dashboard = await watch(client, query=f"?position={resume}" if resume else "", compress=15)
+            await until(lambda: dashboard.messages, "the first message")
+            if shown is not None and resume:
+                await shown.close()
+                recovered[dashboard.messages[0]["recovered"]] += 1
+                dashboard.take_over(shown)
+            shown = dashboard
+
+        async with Load(engine.url, "test-token", workers=4) as load:
+            for _ in range(15):
+                await come_back()
+                seen = len(load.answered)
+                await until(lambda seen=seen: len(load.answered) > seen + 20, "the load goes on", 20)
+            await load.stop()
+        total = await database.value("SELECT count(*) FROM judgment_executions")
+        assert shown is not None
+        await shown.shows(total)
+        engine.kill()
+        engine.start()
+        client.url = engine.url
+        await client.judge(70, "test-workflow-0")
+        await come_back()
+        await shown.shows(total + 1)
+        assert recovered[True] >= 10
+        fresh = await watch(client)
+        await fresh.shows(total + 1)
+        assert (shown.summary, shown.charts, shown.live) == (fresh.summary, fresh.charts, fresh.live)
+        assert shown.workflows == fresh.workflows
+        await fresh.close()
+        await shown.close()
+    assert engine.terminate() == 0
+
+
+async def test_messages_are_compressed_for_who_can_read_it(tenant: Client) -> None:
+    plain, compressed = await watch(tenant), await watch(tenant, compress=15)
+    assert (plain.socket.compress, compressed.socket.compress) == (0, 15)
+    for count in range(1, 4):
+        await tenant.judge(70)
+        await asyncio.gather(plain.shows(count), compressed.shows(count))
+    assert plain.messages[-1] == compressed.messages[-1]
+    await plain.close()
+    await compressed.close()
+
+
+async def test_a_ping_is_answered_and_a_frame_that_no_client_may_send_ends_the_socket(tenant: Client) -> None:
+    reader, writer = await asyncio.open_connection(*tenant.url.removeprefix("http://").split(":"))
+    head = "GET /ws/dashboards/main HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    head += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    head += f"Authorization: Bearer {tenant.token}\r\n\r\n"
+    writer.write(head.encode())
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"\x89\x82\0\0\0\0hi")
+        await reader.readuntil(b"\x8a\x02hi")
+        writer.write(b"\x81\x01x")
+        assert b"\x88" in (ending := await reader.read())
+        assert b"\x03\xea" in ending  # 1002, a protocol error
+    writer.close()
+
+
+@pytest.mark.parametrize("query", ["?position=here", "?position=0/1-1&definition_version=x", "?position="])
+async def test_a_position_that_is_none_is_refused_by_name(tenant: Client, query: str) -> None:
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
+               "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}  # fmt: skip
+    answer = await tenant.call("GET", f"/ws/dashboards/main{query}", headers=upgrade)
+    assert answer.problem(422, "invalid_field")["field"] == query.split("&")[-1].strip("?").partition("=")[0]
+
+
+async def test_the_document_holds_for_real_messages(tenant: Client) -> None:
+    """Every message decodes as one of the types that the document is made of, which know no other fields."""
+    document = (await tenant.get("/api/v1/asyncapi.json")).json
+    assert document["asyncapi"] == "3.0.0"
+    channel = document["channels"]["dashboard"]
+    assert set(channel["bindings"]["ws"]["query"]["properties"]) == set(PARAMETERS)
+    dashboard = await watch(tenant)
+    await dashboard.shows(0)
+    resume = dashboard.messages[-1]["resume"]
+    await tenant.judge(70)
+    await dashboard.shows(1)
+    again = await watch(tenant, query=f"?position={resume}")
+    await again.shows(1)
+    for message in (*dashboard.messages, *again.messages):
+        msgspec.convert(message, Union[DASHBOARD_MESSAGES])  # noqa: UP007 - made of a tuple
+        assert message["type"] in channel["messages"]
+        schema = document["components"]["schemas"][
+            document["components"]["messages"][message["type"]]["payload"]["$ref"].rpartition("/")[2]
+        ]
+        assert set(schema["required"]) <= set(message) <= set(schema["properties"])
+    await dashboard.close()
+    await again.close()

@@ -153,13 +153,42 @@ async def test_inputs_are_charted_by_when_they_occurred_and_all_else_by_when_it_
     assert now["metrics"][0]["frame"]["count"] >= 31
 
 
+@pytest.mark.parametrize("workflow_id", [None, "plant", "check"])
+@pytest.mark.parametrize("timeframe", BUCKETS_S)
+async def test_results_and_methods_are_counted(plant: Client, engine: Engine, timeframe: str, workflow_id: str | None) -> None:
+    await engine.database.do(
+        "UPDATE judgment_executions SET method_used = 'hybrid', final_result = jsonb_build_object('verdict', 'a' || id::text)"
+        " WHERE id IN (SELECT id FROM judgment_executions WHERE tenant_id = $1 AND status = 'completed' LIMIT 5)",
+        plant.tenant_id,
+    )
+    await engine.database.settle()
+    rows = await engine.database.rows(
+        "SELECT created_at, workflow_id, method_used, CASE WHEN status = 'failed' THEN 'failed'"
+        " ELSE coalesce(final_result ->> 'verdict', '') END AS result FROM judgment_executions WHERE tenant_id = $1",
+        plant.tenant_id,
+    )
+    rows = [row for row in rows if workflow_id in (None, row["workflow_id"])]
+    who = {} if workflow_id is None else {"workflow_id": workflow_id}
+    told = await metrics(plant, timeframe=timeframe, metric="result.*,method.*", **who)
+    names = {f"method.{row['method_used']}" for row in rows} | {f"result.{row['result']}" for row in rows}
+    assert {name for name in told["available"] if name.startswith(("method.", "result."))} == names
+    assert {one["metric"] for one in told["metrics"]} == names
+    for one in told["metrics"]:
+        kind, name = one["metric"].split(".", 1)
+        at_s = [row["created_at"].timestamp() for row in rows if row["method_used" if kind == "method" else "result"] == name]
+        for figures in (one["frame"], *one["buckets"]):
+            assert figures["count"] == sum(seconds(figures["from"]) <= moment < seconds(figures["to"]) for moment in at_s)
+            assert {figures[other] for other in ("failed", "mean", "min", "max", "p50", "p95", "p99")} == {None}
+
+
 async def test_the_default_is_a_day_of_three_metrics_of_all_workflows(plant: Client) -> None:
     told = await metrics(plant)
     assert (told["timeframe"], told["workflow_id"], told["chart"]) == ("24h", None, None)
     assert [series["metric"] for series in told["metrics"]] == ["execution_count", "execution_time_ms", "confidence"]
     judged = ["execution_count", "execution_time_ms", "confidence", "success_rate"]
-    assert told["available"] == [*judged, "input.motor.speed", "input.temperature"]
-    assert (await metrics(plant, workflow_id="check"))["available"] == judged
+    counted = ["method.rule", "result.", "result.failed", "result.inspect", "result.ok"]
+    assert told["available"] == [*judged, "input.motor.speed", "input.temperature", *counted]
+    assert (await metrics(plant, workflow_id="check"))["available"] == [*judged, *counted[:3]]
     assert told["recomputing"] is False
     if told["verified_through"] is not None:
         assert seconds(told["verified_through"]) <= time.time()
@@ -178,7 +207,8 @@ async def test_charts_are_those_of_the_dashboard(plant: Client, timeframe: str) 
         workflow = "".join(f"&{name}={value}" for name, value in one.items())
         dashboard = await watch(plant, query=f"?timeframe={timeframe}{workflow}")
         await dashboard.shows(3031 if not one else 1531)
-        for chart, points in dashboard.charts.items():
+        for name in ("count", "time", "success"):
+            chart, points = dashboard.types[name], dashboard.charts[name]
             told = (await metrics(plant, timeframe=timeframe, chart=chart, **one))["chart"]
             assert told["chart"] == chart
             assert told["columns"][0] == "time"
@@ -251,7 +281,7 @@ async def test_the_header_accept_chooses_the_format(tenant: Client, accept: str,
         ("timeframe=1h&until=2020-01-01T00:00:00Z", "until", ("365 days", "metrics.keep_days", "2019-12-31T23:00:00")),
         ("timeframe=6h&until=2020-01-01T00:00:00Z", "until", ("24h",)),
         ("timeframe=1h&timeframe=1h", "timeframe", ("twice",)),
-        ("colour=red", "colour", ("chart, format, metric, timeframe, until, workflow_id",)),
+        ("colour=red", "colour", ("chart, field, format, metric, timeframe, until, workflow_id",)),
         ("workflow_id=a%00", "workflow_id", ("NUL",)),
     ],
 )
@@ -270,7 +300,7 @@ async def test_too_many_metrics_for_all_of_them(tenant: Client, engine: Engine) 
     await engine.database.settle()
     problem = (await ask(tenant, metric="*")).problem(422, "invalid_field")
     assert (problem["field"], problem["limit"]) == ("metric", 32)
-    assert len((await metrics(tenant))["available"]) == 44
+    assert len((await metrics(tenant))["available"]) == 46  # and how often it was ok, and by a rule
     assert len((await metrics(tenant, metric="*", workflow_id="a"))["metrics"]) == 24
 
 

@@ -117,7 +117,7 @@ async def test_openapi_describes_every_route_and_only_those(engine: Engine) -> N
 
 PAGE = {
     ("GET", "/"), ("GET", "/login"), ("GET", "/docs"), ("GET", "/assets/{name}"), ("GET", "/session"), ("POST", "/session"),
-    ("DELETE", "/session"), ("GET", "/openapi.json"),
+    ("DELETE", "/session"), ("GET", "/openapi.json"), ("GET", "/api/v1/asyncapi.json"),
 }  # fmt: skip
 """For people with a browser; not part of the API."""
 

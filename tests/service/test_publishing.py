@@ -18,8 +18,6 @@ from support.waiting import until
 
 from judgify_engine.core.streams import OWNER, stream_of
 
-SLOW = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
@@ -119,7 +117,6 @@ async def test_every_change_is_there_once_as_the_row_is(running: Engine, redis: 
     assert running.terminate() == 0
 
 
-@SLOW
 async def test_killed_under_load_nothing_is_missing_or_doubled(running: Engine, redis: RedisServer) -> None:
     database = running.database
     assert database is not None
@@ -137,7 +134,6 @@ async def test_killed_under_load_nothing_is_missing_or_doubled(running: Engine, 
     assert running.terminate() == 0
 
 
-@SLOW
 async def test_redis_away_stops_nothing_else_and_is_caught_up_with(running: Engine, redis: RedisServer) -> None:
     database = running.database
     assert database is not None
@@ -163,7 +159,6 @@ async def test_redis_away_stops_nothing_else_and_is_caught_up_with(running: Engi
     assert running.terminate() == 0
 
 
-@SLOW
 async def test_emptied_streams_are_filled_again_from_where_each_group_stood(running: Engine, redis: RedisServer) -> None:
     database = running.database
     assert database is not None
@@ -191,7 +186,6 @@ async def test_emptied_streams_are_filled_again_from_where_each_group_stood(runn
     assert running.terminate() == 0
 
 
-@SLOW
 async def test_a_slot_dropped_while_nobody_reads_is_made_up_for_from_the_table(running: Engine, redis: RedisServer) -> None:
     database = running.database
     assert database is not None
@@ -265,7 +259,6 @@ async def test_without_redis_there_is_no_slot_unless_something_needs_it(
     assert engine.terminate() == 0
 
 
-@SLOW
 async def test_another_worker_goes_on_filling(
     database: Database, redis: RedisServer, start_engine: Callable[..., Engine]
 ) -> None:
@@ -290,7 +283,6 @@ FAR = 1 << 50
 """A place that no log of a test gets to."""
 
 
-@SLOW
 async def test_streams_ahead_of_the_log_lose_nothing(running: Engine, redis: RedisServer) -> None:
     database = running.database
     assert database is not None
@@ -322,7 +314,6 @@ async def test_streams_ahead_of_the_log_lose_nothing(running: Engine, redis: Red
     assert running.terminate() == 0
 
 
-@SLOW
 async def test_from_an_old_dump_groups_get_nothing_twice(running: Engine, redis: RedisServer) -> None:
     database = running.database
     assert database is not None
@@ -352,7 +343,6 @@ async def test_from_an_old_dump_groups_get_nothing_twice(running: Engine, redis:
     assert running.terminate() == 0
 
 
-@SLOW
 async def test_a_full_redis_goes_on_once_groups_have_read(
     tmp_path: Path, database: Database, start_engine: Callable[..., Engine]
 ) -> None:

@@ -57,13 +57,29 @@ async def test_it_keeps_up_with_a_load_and_late_rows_without_a_false_alarm(quick
     assert quick.terminate() == 0
 
 
-@pytest.mark.parametrize("hours_ago", [0, 2, 24 * 40], ids=["this hour", "today", "long ago"])
-async def test_a_wrong_rollup_is_found_told_and_ended_when_mended(quick: Engine, database: Database, hours_ago: int) -> None:
+HOURLY = "judgment_metrics_hourly SET total_executions = total_executions"
+COUNTS = "judgment_metrics_buckets SET count = count"
+
+
+@pytest.mark.parametrize(
+    ("hours_ago", "figure_of", "where"),
+    [
+        (0, HOURLY, "true"),
+        (2, HOURLY, "true"),
+        (24 * 40, HOURLY, "true"),
+        (2, COUNTS, "metric_name = 'method.llm' AND width_s = 3600 AND workflow_id = ''"),
+        (24 * 40, COUNTS, "metric_name = 'result.failed' AND width_s = 300 AND workflow_id <> ''"),
+    ],
+    ids=["this hour", "today", "long ago", "a method today", "a result long ago"],
+)
+async def test_a_wrong_rollup_is_found_told_and_ended_when_mended(
+    quick: Engine, database: Database, hours_ago: int, figure_of: str, where: str
+) -> None:
     await database.do(by_hand(500, f"now() - make_interval(hours => {hours_ago})"))
     async with Client(quick.url, "test-token") as client:
         now_s = time.time()
         await until(lambda: verified(client, now_s), "all is verified", 40)
-        change = "UPDATE judgment_metrics_hourly SET total_executions = total_executions + {} WHERE tenant_id = 'by-hand-1'"
+        change = f"UPDATE {figure_of} + {{}} WHERE tenant_id = 'by-hand-1' AND {where}"
         await database.do(change.format(7))
         found = await until(lambda: differences(database), "the difference is found", 40)
         assert {row["tenant_id"] for row in found} == {"by-hand-1"}

@@ -76,6 +76,7 @@ HARM: dict[str, tuple[str, Callable[[Database], object]]] = {
     "position gone": ("missing", lambda database: on(database, "DELETE FROM cdc_positions")),
     "another server": ("restored", lambda database: on(database, "UPDATE cdc_positions SET system_identifier = '1'")),
     "back in time": ("restored", lambda database: on(database, "UPDATE cdc_positions SET commit_lsn = 'F0000000/0'")),
+    "moved by an older version": ("upgraded", lambda database: on(database, "UPDATE cdc_positions SET counted_lsn = '0/1'")),
     "publication dropped": ("publication", lambda database: on(database, "DROP PUBLICATION judgify_cdc")),
     "publication made anew": ("publication", make_publication_anew),
     "publication altered": ("publication", take_a_table_out_and_in),

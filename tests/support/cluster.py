@@ -6,7 +6,6 @@ own tenant's rows takes a database of its own; it brings its own slot name, beca
 
 import contextlib
 import secrets
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,11 @@ import psycopg2
 
 from judgify_engine.store import embedded
 from judgify_engine.store.tokens import hash_of
+from support.ports import free_port
 from support.waiting import until
 
 OVERRIDES = {"max_connections": "200", "max_replication_slots": "40", "max_wal_senders": "40", "shared_buffers": "128MB"}
 ALL_SCOPES = ("execute", "read", "admin")
-
-
-def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Server:

@@ -134,7 +134,7 @@ class Engine:
         assert self.process is not None
         self.process.send_signal(signum)
 
-    def wait(self, within_s: float = 40.0) -> int:
+    def wait(self, within_s: float = 60.0) -> int:
         """Wait for the end; return the exit code."""
         assert self.process is not None
         try:
@@ -144,7 +144,7 @@ class Engine:
         self.process = None
         return code
 
-    def terminate(self, within_s: float = 40.0) -> int:
+    def terminate(self, within_s: float = 60.0) -> int:
         """SIGTERM, wait, look at the log; return the exit code."""
         self.signal(signal.SIGTERM)
         code = self.wait(within_s)

@@ -5,7 +5,6 @@ import itertools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from judgify_engine.machine.unprivileged import die_with_parent
+from support.ports import free_port
 from support.waiting import until_now
 
 MORE = "JUDGIFY_TEST_REDIS_SERVERS"
@@ -40,6 +40,8 @@ def binaries() -> dict[str, Path]:
     return found
 
 
+BUS = 10_000
+"""The nodes of a cluster talk on a port this much above theirs."""
 WHEEL = next(iter(binaries().values()))
 
 
@@ -48,7 +50,7 @@ class RedisServer:
 
     def __init__(self, folder: Path, binary: Path = WHEEL, port: int = 0, **settings: object) -> None:
         self.folder, self.binary = folder, binary
-        self.port = port or _free_port()
+        self.port = port or free_port(BUS)
         # What was answered is there after a kill -9.
         self.settings = {"save": "", "appendonly": "yes", "appendfsync": "always", **settings}
         self.process: subprocess.Popen[bytes] | None = None
@@ -194,13 +196,3 @@ class RedisCluster:
     def kill(self) -> None:
         for server in self.servers:
             server.kill()
-
-
-def _free_port() -> int:
-    """One whose bus port (10000 above) is in range as well."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port < 55_000:
-            return port

@@ -77,6 +77,19 @@ SELECT tenant_id, coalesce(workflow_id, '') AS workflow_id, metric, {width} AS w
 """
     for width, since in _KEPT_SINCE.items()
 )
+_COUNTED = f"""
+SELECT tenant_id, workflow_id, created_at AS time, metric
+  FROM judgment_executions CROSS JOIN LATERAL (VALUES ('result.' || {_RESULT}), ('method.' || method_used)) AS two(metric)
+"""
+_BUCKETS_EXPECTED += "".join(
+    f"""UNION ALL
+SELECT tenant_id, coalesce(workflow_id, ''), metric, {width}, {_BUCKET.format(width=width)} AS bucket, count(*), 0, 0
+       {{no_extremes}}
+  FROM ({_COUNTED}) AS counted WHERE {_BUCKET.format(width=width)} >= {_KEPT_SINCE[width]}
+ GROUP BY GROUPING SETS ((tenant_id, metric, bucket), (tenant_id, workflow_id, metric, bucket))
+"""
+    for width in (300, 3600)
+)
 _BUCKETS_KEPT = "UNION ALL ".join(
     f"""
 SELECT tenant_id, workflow_id, metric_name, width_s, bucket, count, failed, sum{{extremes}}
@@ -148,7 +161,7 @@ async def check_rollups(database: Database, within_s: float = 30.0, *, extremes:
         "judgment_results_hourly": (_RESULTS_EXPECTED, _RESULTS_KEPT),
         "judgment_results_total": (_RESULT_TOTAL_EXPECTED, _RESULT_TOTAL_KEPT),
         "judgment_metrics_buckets": (
-            _BUCKETS_EXPECTED.replace("{extremes}", low_high),
+            _BUCKETS_EXPECTED.replace("{extremes}", low_high).replace("{no_extremes}", ", NULL, NULL" if extremes else ""),
             _BUCKETS_KEPT.replace("{extremes}", kept_low_high),
         ),
         "histograms": (_HISTOGRAM_EXPECTED, _HISTOGRAM_KEPT),

@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from support.cluster import free_port
+from support.ports import free_port
 from support.waiting import until_now
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"

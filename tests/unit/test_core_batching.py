@@ -95,7 +95,7 @@ def test_nothing_waits_before_anything_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate_per_s", "wait_s"), [(100, 0), (400, 0), (600, 0.00072), (1000, 0.002), (1500, 0.0045), (2000, 0.008)]
+    ("rate_per_s", "wait_s"), [(100, 0), (200, 0), (300, 0.00072), (500, 0.002), (750, 0.0045), (1000, 0.008), (1500, 0.008)]
 )
 def test_the_wait_grows_with_the_square_of_the_rate(rate_per_s: float, wait_s: float) -> None:
     pace, now_s = steady(rate_per_s)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from judgify_engine.core.chart_points import points_of
 from judgify_engine.core.charts import (
     DEFAULT_METRICS,
     SUCCESS_RATE,
@@ -21,9 +22,9 @@ from judgify_engine.core.charts import (
     sums_of,
     whole,
 )
+from judgify_engine.core.dashboards import BUCKETS_S, FRAMES_S
 from judgify_engine.core.histogram import ERROR, MILLIONTHS
 from judgify_engine.core.samples import EXECUTION_COUNT, EXECUTION_TIME, Sample, sample_of
-from judgify_engine.core.view import BUCKETS_S, FRAMES_S, points_of
 
 READINGS = Path(__file__).resolve().parents[3] / "shared" / "data" / "machine_temperature.csv"
 METRIC = "input.temperature"

@@ -51,6 +51,8 @@ def test_what_belongs_together_goes_on() -> None:
         ({"server": SERVER._replace(timeline=2), "together": False}, "restored"),
         ({"publication": PUBLISHED._replace(wrong="it is missing")}, "publication"),
         ({"publication": PUBLISHED._replace(fingerprint="16500.701/10:4,5,6")}, "publication"),
+        ({"stored": STORED._replace(counted=False)}, "upgraded"),
+        ({"stored": STORED._replace(counted=False), "slot": None}, "missing"),
     ],
 )
 def test_what_does_not_is_named(changed: dict[str, Any], expected: str) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from judgify_engine.core import portion as module
+from judgify_engine.core.dashboards import BUILT_IN, Defined
 from judgify_engine.core.portion import Beat, Chain, Portion
 from judgify_engine.core.rollup import Delta, Sums
 from judgify_engine.core.view import Snapshot, ViewKey, ViewState
@@ -72,7 +73,8 @@ def state_at(history: History, number: int) -> ViewState:
         workflows.setdefault(workflow, Sums(histogram={})).add(Sums(count, failed, rule=count, histogram={}))
         result = "failed" if failed else "ok"
         results[result] = results.get(result, 0) + count
-    return ViewState(ViewKey("demo", "main", None, "1h"), Snapshot(history.positions[number], workflows, results, {}, {}))
+    snapshot = Snapshot(history.positions[number], workflows, results, {}, {})
+    return ViewState(ViewKey("demo", "main", None, "1h"), Defined(0, BUILT_IN), snapshot)
 
 
 def figures(state: ViewState) -> Counter[str]:

@@ -10,6 +10,7 @@ from builders import T0, change, row
 from hypothesis import given
 from hypothesis import strategies as st
 
+from judgify_engine.core.counts import counts_by_bucket
 from judgify_engine.core.histogram import slot_of
 from judgify_engine.core.model import Change
 from judgify_engine.core.results import result_name
@@ -115,6 +116,20 @@ def expected_results(rows: list[dict[str, Any]]) -> dict[Any, int]:
     return counts
 
 
+def expected_counts(rows: list[dict[str, Any]]) -> dict[Any, int]:
+    names = {'{"verdict": "ok"}': "ok", '{"verdict": "inspect"}': "inspect"}
+    return Counter(
+        (r["tenant_id"], workflow, metric, width, r["created_at"] // 1_000_000 // width * width)
+        for r in rows
+        for workflow in (r["workflow_id"], ALL_WORKFLOWS)
+        for metric in (
+            f"method.{r['method_used']}",
+            "result." + ("failed" if r["status"] == "failed" else names.get(r["final_result"], "")),
+        )
+        for width in (FINE_S, HOUR_S)
+    )
+
+
 def cut(changes: list[Change], cuts: list[int], tracking: Tracking = UNTRACKED) -> Iterator[Delta]:
     """The deltas of a run of the log that is cut at these places."""
     delta = Delta(tracking=tracking)
@@ -135,16 +150,40 @@ def test_the_sums_are_those_of_the_surviving_rows_however_the_log_is_cut(
     changes, rows = run(operations)
     sums: dict[Any, Sums] = {}
     results: dict[Any, int] = {}
+    counts: dict[Any, int] = {}
     for delta in cut(changes, cuts):
         if delta.truncated:
             sums.clear()
             results.clear()
+            counts.clear()
+        for bucket_key, count in counts_by_bucket(delta.counts, T0, FOREVER).items():
+            counts[bucket_key] = counts.get(bucket_key, 0) + count
         for key, added in delta.by(width_s).items():
             sums.setdefault(key, Sums(histogram={})).add(added)
         for result_key, count in delta.results.items():
             results[result_key] = results.get(result_key, 0) + count
     assert {key: told(value) for key, value in sums.items() if told(value) != Told()} == expected(rows, width_s)
     assert {key: count for key, count in results.items() if count} == expected_results(rows)
+    assert {key: count for key, count in counts.items() if count} == expected_counts(rows)
+
+
+def test_what_came_and_went_in_one_delta_is_not_written() -> None:
+    came, went, one = Delta(), Delta(), row()
+    for delta in (came, went):
+        delta.add(change(0, None, one))
+    went.add(change(1, one, None))
+    assert len(counts_by_bucket(came.counts, T0, FOREVER)) == 8, "result and method, of the workflow and of all, in two widths"
+    assert counts_by_bucket(went.counts, T0, FOREVER) == {}
+
+
+def test_a_row_without_a_workflow_counts_for_all_together_only() -> None:
+    delta = Delta()
+    delta.add(change(0, None, row(workflow_id="")))
+    assert counts_by_bucket(delta.counts, T0, FOREVER).keys() == {
+        (row()["tenant_id"], ALL_WORKFLOWS, metric, width, T0 // width * width)
+        for metric in ("method.rule", f"result.{next(iter(delta.results))[3]}")
+        for width in (FINE_S, HOUR_S)
+    }
 
 
 @given(OPERATIONS, st.lists(st.integers(0, 30), max_size=8))
@@ -331,6 +370,7 @@ def test_a_window_counts_what_belongs_to_it_and_nothing_else(rows: list[dict[str
         whole.add(change(index, None, one))
     inside = {key: figures(sample) for key, sample in whole.samples.items() if start <= key[3] < start + HOUR_S}
     assert {key: figures(sample) for key, sample in windowed.samples.items()} == inside
+    assert windowed.counts == {key: count for key, count in whole.counts.items() if start <= key[3] < start + HOUR_S}
 
 
 def test_what_is_taken_back_names_the_hours_to_compute_anew() -> None:
@@ -348,6 +388,7 @@ def test_old_values_are_only_counted_by_the_hour() -> None:
     windows = Windows(live_s=HOUR_S, fine_s=5 * HOUR_S)
     assert kept(delta.samples, T0, windows) == []
     assert {key[3] for key in buckets_of(delta.samples, T0, windows)} == {HOUR_S}
+    assert {key[3] for key in counts_by_bucket(delta.counts, T0, windows)} == {HOUR_S}
 
 
 @given(st.lists(st.integers(-50, 0), min_size=1, max_size=20))

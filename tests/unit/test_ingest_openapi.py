@@ -11,6 +11,7 @@ from judgify_engine.core.rules import WorkflowDefinition
 from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.actions import ActionRoutes
 from judgify_engine.ingest.alerts import AlertRoutes
+from judgify_engine.ingest.dashboards import DefinitionRoutes
 from judgify_engine.ingest.gaps import GapRoutes
 from judgify_engine.ingest.judgments import JudgmentRoutes
 from judgify_engine.ingest.metrics import MetricsRoutes
@@ -27,7 +28,7 @@ from judgify_engine.wire.request import decode_body, decode_execute
 
 DOCUMENT: dict[str, Any] = msgspec.json.decode(build_openapi())
 OPERATIONS = [(method, path, op) for path, ops in DOCUMENT["paths"].items() for method, op in ops.items()]
-OWN = {"/openapi.json", "/docs"}  # what shows the document is not in it
+OWN = {"/openapi.json", "/docs", "/api/v1/asyncapi.json"}  # the documents are not in it, nor what shows them
 
 
 def routes() -> list[web.RouteDef]:
@@ -41,6 +42,7 @@ def routes() -> list[web.RouteDef]:
         QualityRoutes(anything, anything),
         OperateRoutes(anything, anything, Metrics(), anything, anything, anything, b""),
         DashboardRoutes(anything, anything, Metrics(), anything),
+        DefinitionRoutes(anything, anything, anything, anything),
         GapRoutes(anything, anything),
         ActionRoutes(anything, anything, anything, anything),
         ScalingRoutes(anything, anything),

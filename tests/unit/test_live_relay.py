@@ -13,8 +13,11 @@ from support.waiting import until
 
 from judgify_engine.config import load
 from judgify_engine.core import portion as portion_module
+from judgify_engine.core import rollup as rollup_module
+from judgify_engine.core.dashboards import BUILT_IN, ChartDefinition, Dashboard, Defined, Needs
 from judgify_engine.core.portion import Beat, Portion
 from judgify_engine.core.rollup import Delta, Sums
+from judgify_engine.core.samples import sample_of
 from judgify_engine.core.streams import DASHBOARDS, NOTIFICATIONS, dashboard_stream_of, notifications_of
 from judgify_engine.core.view import Snapshot, ViewKey
 from judgify_engine.errors import StreamsUnavailable
@@ -92,7 +95,7 @@ class Rollups:
     async def position(self) -> Position:
         return self.at
 
-    async def snapshot(self, key: ViewKey) -> Snapshot:
+    async def snapshot(self, key: ViewKey, needs: Needs) -> Snapshot:
         self.reads += 1
         count, position = self.counts[key.tenant_id], self.at
         await self.slow.wait()
@@ -113,6 +116,12 @@ class Rollups:
             sink.rolled_up(delta, ())
 
 
+async def defined(tenant_id: str, dashboard_id: str) -> Defined:
+    """`charts` shows a tracked field, all others what is built in."""
+    chart = ChartDefinition(id="value", type="tracked_inputs_chart", field="value")
+    return Defined(1, Dashboard(name="Charts", charts=[chart])) if dashboard_id == "charts" else Defined(0, BUILT_IN)
+
+
 class Process:
     """One process without an edge but streams and tables."""
 
@@ -122,7 +131,13 @@ class Process:
         self.hearing = Hearing(wires, lambda: self.holding, self._whose, lambda: self.hub, 30.0)
         config = load(environ={})
         self.hub = Hub(
-            rollups, lambda: self.holding, config.live, self.metrics, self.hearing, lambda: self.hearing.verified_through_s
+            rollups,
+            lambda: self.holding,
+            config.live,
+            self.metrics,
+            self.hearing,
+            lambda: self.hearing.verified_through_s,
+            defined,
         )
         self.relay = Relay(wires, lambda: self.holding, self._whose, lambda: 17, lambda: next(EPOCHS), 20, self.metrics)
         if reads_log:
@@ -163,6 +178,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hearing_module, "LOOK_S", 0.01)
     monkeypatch.setattr(hearing_module, "LINGER_S", 0.05)
     monkeypatch.setattr(hub_module, "LOOK_S", 0.01)
+    monkeypatch.setattr(hub_module, "KEEP_S", 0.05)
     monkeypatch.setattr(hub_module, "STANDBY_REFRESH_S", 30.0)  # what shows came by the relay
 
 
@@ -261,6 +277,21 @@ async def test_after_an_interruption_nothing_is_missed_and_nothing_read_twice(
     await until(lambda: idle.view.state.position == rollups.at, "it is known that nothing else was missed")
     assert (rollups.reads, shown(idle)) == (reads, 0)
     assert not client.view.missed
+
+
+async def test_what_is_too_much_to_tell_is_read_from_the_tables(
+    pair: Pair, rollups: Rollups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Buckets of tracked fields; only who charts some needs them."""
+    monkeypatch.setattr(rollup_module, "MAX_TOLD", 0)
+    monkeypatch.setattr(Delta, "samples", {("acme", "w", "input.value", T0, "rule", "completed"): sample_of({1: 1}, 1, False)})
+    client, charts = await pair[1].watch("acme"), await pair[1].watch("acme", "charts")
+    reads = rollups.reads
+    rollups.roll_up("acme")
+    await shows(client, 1)
+    assert rollups.reads - reads <= 1
+    await shows(charts, 1)
+    assert rollups.reads == reads + 1
 
 
 @pytest.mark.parametrize("truncates", [False, True])
@@ -409,6 +440,23 @@ async def test_what_one_process_read_is_not_read_by_the_next(
     await shows(second, 5)
     await third.watch("acme", "of another name")
     assert rollups.reads == reads + 1
+
+
+async def test_what_came_while_a_snapshot_was_read_is_not_in_the_cached_one(
+    pair: Pair, third: Process, rollups: Rollups
+) -> None:
+    """It would be added again by whoever goes on from there."""
+    other = pair[1]
+    rollups.roll_up("acme")
+    rollups.slow.clear()
+    watching = asyncio.create_task(other.watch("acme"))
+    await until(lambda: rollups.reads == 1, "it is being read")
+    rollups.roll_up("acme")
+    (view,) = other.hub._views.values()
+    await until(lambda: any(portion.sums for portion in view.backlog or ()), "a change is heard meanwhile")
+    rollups.slow.set()
+    assert shown(await watching) == 2
+    assert (shown(await third.watch("acme")), rollups.reads) == (2, 1)
 
 
 async def test_a_cached_snapshot_serves_only_where_nothing_else_happened_to_the_rollups(

@@ -12,12 +12,20 @@ from judgify_engine.config import BatchConfig
 from judgify_engine.core.model import Judgment
 from judgify_engine.errors import DatabaseUnavailable, RowRefused
 from judgify_engine.observe.metrics import Metrics
+from judgify_engine.pipeline import batch_loop
 from judgify_engine.pipeline.batch_loop import BatchLoop
 from judgify_engine.pipeline.doze import Doze
 from judgify_engine.pipeline.partition_queue import PartitionQueue
 from judgify_engine.pipeline.ports import Outcome
 
 MANY = 10**9
+
+
+@pytest.fixture(autouse=True)
+def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what was learnt of the load fades where the machine is busy with something else for a moment."""
+    now_s = perf_counter()
+    monkeypatch.setattr(batch_loop, "perf_counter", lambda: now_s)
 
 
 class MemoryWriter:
@@ -93,7 +101,7 @@ async def test_one_alone_after_a_burst_is_committed_at_once_too() -> None:
 
 def busy(s: Setting, *, senders: int) -> None:
     """As after much load, from so many who wait for their answers."""
-    now_s = perf_counter()
+    now_s = batch_loop.perf_counter()
     s.loop._pace.began(1, now_s - 0.01)
     s.loop._pace.began(1000, now_s)
     s.loop._pace.ended(senders, now_s)

@@ -6,25 +6,36 @@ import io
 import pytest
 
 from judgify_engine.core.charts import frame_of, merged, whole
-from judgify_engine.core.samples import sample_of
-from judgify_engine.wire.metrics import MetricsAnswer, chart_of, encode_csv, series_of
+from judgify_engine.core.rollup import Sums
+from judgify_engine.core.samples import Sample, sample_of
+from judgify_engine.wire.metrics import (
+    Chart,
+    MetricsAnswer,
+    confidence_chart,
+    encode_csv,
+    results_chart,
+    series_of,
+    sums_chart,
+    workflows_chart,
+)
 
 FRAME = frame_of("24h", 1_700_000_000 * 1_000_000)
 NOW_S = FRAME.end_s - 10.0
 BUCKETS = merged([(FRAME.start_s, sample_of({-5_500_000: 1}, 1, True))], FRAME)
 
 
-def answer(workflow_id: str | None, metrics: list[str], chart: str | None = None) -> MetricsAnswer:
+def answer(workflow_id: str | None, metrics: list[str], chart: Chart | str | None = None) -> MetricsAnswer:
     return MetricsAnswer(
         tenant_id="t",
         workflow_id=workflow_id,
+        workflow_ids=[] if workflow_id is None else [workflow_id],
         timeframe="24h",
         from_="",
         to="",
         bucket_s=FRAME.bucket_s,
         quantile_error=0.01,
         metrics=[series_of(metric, BUCKETS, whole(BUCKETS), FRAME, NOW_S) for metric in metrics],
-        chart=chart_of(chart, BUCKETS, FRAME) if chart else None,
+        chart=sums_chart(chart, BUCKETS, {}, FRAME) if isinstance(chart, str) else chart,
         available=[],
         position=None,
         verified_through=None,
@@ -86,3 +97,20 @@ def test_charts(chart: str, columns: list[str], first: list[str]) -> None:
     assert [float(value) for value in found[0][5:]] == pytest.approx([float(value) for value in first], rel=0.01)
     assert set(found[-1][5:]) <= {"0", ""}
     assert found[-1][4] == "false"
+
+
+def test_each_result_is_a_column_and_none_a_formula() -> None:
+    counts = merged([(FRAME.start_s, Sample(3, histogram={}))], FRAME)
+    head, *found = rows(encode_csv(answer("w", [], results_chart({"ok": counts, "=1": counts}, FRAME)), NOW_S))
+    assert head == ["workflow_id", "chart", "from", "to", "over", "'=1", "ok"]
+    assert found[0][4:] == ["true", "3", "3"]
+    assert found[1][4:] == ["true", "", ""]
+
+
+def test_what_has_no_time_has_a_row_for_each_bin_or_workflow() -> None:
+    head, *found = rows(encode_csv(answer("w", [], confidence_chart(BUCKETS)), NOW_S))
+    assert head == ["workflow_id", "chart", "from", "count"]
+    assert len(found) == 20
+    head, *found = rows(encode_csv(answer(None, [], workflows_chart({"=w": Sums(2, 1, histogram={})})), NOW_S))
+    assert head == ["workflow_id", "chart", "total", "successful", "mean_ms"]
+    assert found == [["'=w", "workflows_chart", "2", "1", "0.0"]]
