@@ -32,7 +32,7 @@ class Conditions:
     def __init__(self, source: FigureSource) -> None:
         self._source = source
         self._compiled: OrderedDict[tuple[str, str, int], CompiledCondition | str] = OrderedDict()
-        self._built_in = {name: CompiledCondition(rule) for name, rule in BUILT_IN.items()}
+        self._built_in = {name: CompiledCondition(rule) for name, rule in BUILT_IN.items() if isinstance(rule, Condition)}
 
     async def observe(self, rules: Sequence[ActiveRule], known: Mapping[Cause, Known], span: Span) -> Sequence[Seen]:
         """See `Evaluator`. A rule that was written by hand and is wrong sees nothing."""
@@ -63,7 +63,7 @@ class Conditions:
         found = self._compiled.get(key)
         if found is None:
             try:
-                found = CompiledCondition(one.rule)
+                found = CompiledCondition(one.rule) if isinstance(one.rule, Condition) else "it is no condition"
             except InvalidAlertRule as error:
                 found = error.detail
             self._compiled[key] = found
