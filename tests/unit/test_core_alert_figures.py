@@ -41,7 +41,7 @@ def test_what_was_missed_is_looked_at_in_order_within_bounds(gap_s: float, inter
     assert len(found) <= MOST_LOOKS
     assert all(END_S < second <= END_S + gap_s and second % 5 == 0 for second in found)
     if gap_s >= 5:
-        assert found[-1] == (END_S + int(gap_s)) // 5 * 5
+        assert found[-1] == int((END_S + gap_s) // 5) * 5
         assert found[0] >= found[-1] - LONGEST_GAP_S
 
 
