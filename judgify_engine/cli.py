@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 BENCHES = {
+    "anomaly": "readings through the anomaly rule: what fires, and how much that depends on settings",
     "groups": "two consumer groups, one stands still for minutes; nothing is lost",
     "bulk": "millions of rows in one transaction; memory bounded, rollups exact",
     "compare": "the engine beside its peer, in one run",

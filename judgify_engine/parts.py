@@ -41,6 +41,7 @@ from judgify_engine.pipeline.access import SCOPES, Access, Grant
 from judgify_engine.pipeline.action_alerts import AlertPerformer
 from judgify_engine.pipeline.action_intake import ActionIntake, join_group
 from judgify_engine.pipeline.action_loop import ActionLoop
+from judgify_engine.pipeline.alert_anomalies import Anomalies
 from judgify_engine.pipeline.alert_conditions import Conditions
 from judgify_engine.pipeline.alert_deliveries import AlertDeliveries
 from judgify_engine.pipeline.alert_loop import AlertLoop
@@ -60,6 +61,7 @@ from judgify_engine.store import metrics_upkeep, upkeep
 from judgify_engine.store.accepted import AcceptedStore
 from judgify_engine.store.action_jobs import ActionJobs
 from judgify_engine.store.actions import ActionStore
+from judgify_engine.store.alert_buckets import BucketReader
 from judgify_engine.store.alert_deliveries import AlertOutbox
 from judgify_engine.store.alert_figures import AlertFigures
 from judgify_engine.store.alert_rules import AlertRuleStore
@@ -144,7 +146,7 @@ class Parts:
             AlertStates(self._judgments, slot),
             AlertRuleStore(self._judgments),
             figures,
-            {"condition": Conditions(figures)},
+            {"condition": Conditions(figures), "anomaly": Anomalies(BucketReader(self._rollups))},
             lambda lsn: self._followers.holder.has_passed(lsn),
             config.alerts,
             metrics,

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from judgify_engine.core.actions import NAME
 from judgify_engine.core.rules import MACRO_BUDGET, compile_condition, macro_cost, members_named
-from judgify_engine.core.samples import LIVE_S
+from judgify_engine.core.samples import LIVE_S, TRACKED_PREFIX
 from judgify_engine.core.tracking import MAX_NAME_CHARS, NAME_PATTERN
 from judgify_engine.errors import InvalidAlertRule
 
@@ -25,6 +25,7 @@ MAX_RULES = 100
 MAX_WHEN_CHARS = 4096
 MAX_WORKFLOWS, MAX_SINKS, MAX_TRACKED = 100, 20, 16
 MIN_WINDOW_S, MAX_WINDOW_S, MAX_WAIT_S = 10, 86_400, 604_800
+METRIC = "^" + re.escape(TRACKED_PREFIX) + NAME_PATTERN.removeprefix("^")
 MOST_FIGURES = 200
 """What a condition is asked of holds no more values than this, so macros cost no more than for as many."""
 
@@ -90,7 +91,24 @@ class Condition(RuleBase, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """With `each` = `workflow`: of these only; empty: of all."""
 
 
-AlertRule = Condition
+class Anomaly(RuleBase, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="anomaly"):
+    """Fires when a tracked metric leaves its usual band (core/anomaly)."""
+
+    metric: Annotated[str, Meta(pattern=METRIC, max_length=len(TRACKED_PREFIX) + MAX_NAME_CHARS)]
+    """`input.FIELD`, of a field that the workflow tracks."""
+    workflow_id: Workflow | None = None
+    """Absent: all workflows of the tenant together."""
+    sensitivity: Annotated[float, Meta(ge=1, le=20)] = 4.0
+    """Spreads from the middle to each end of the band: less finds more."""
+    for_s: Wait = 1800.0
+    clear_for_s: Wait = 3600.0
+    season: Literal["hour", "none"] = "hour"
+    """Whether hours of the day are told apart, where they differ."""
+    history_days: Annotated[int, Meta(ge=7, le=90)] = 28
+    """How far back the band looks: four weeks have each day of the week four times."""
+
+
+AlertRule = Condition | Anomaly
 """All kinds."""
 
 BUILT_IN: dict[str, AlertRule] = {

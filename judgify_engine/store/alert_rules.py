@@ -1,4 +1,4 @@
-"""Alert rules, sinks and silences in PostgreSQL. A trigger numbers the versions of rules, whoever writes (see sql/0014)."""
+"""Alert rules, sinks and silences in PostgreSQL. A trigger numbers the versions of rules, whoever writes (see sql/0013)."""
 
 import logging
 from collections.abc import Sequence

@@ -158,7 +158,7 @@ class Silence(msgspec.Struct, forbid_unknown_fields=True):
     by: Annotated[str, Meta(max_length=200)] = ""
 
 
-_decode_rule = msgspec.json.Decoder(AlertRule)
+_decode_rule: msgspec.json.Decoder[AlertRule] = msgspec.json.Decoder(AlertRule)
 
 
 def decode_rule(body: bytes, built_in: AlertRule | None) -> AlertRule:
