@@ -62,11 +62,14 @@ class Need(NamedTuple):
 
     windows: Sequence[Window]
     by_workflow: Sequence[str]
+    p95_windows: Sequence[Window]
     p95: Sequence[str]
+    fine_windows: Sequence[Window]
     fine: Sequence[str]
     metrics: Sequence[str]
     """Stored names, of `fine`; a prefix ends with a full stop."""
     usual: Sequence[str]
+    usual_by_workflow: Sequence[str]
     quality: Sequence[str]
 
 
@@ -99,27 +102,46 @@ def instants(through_s: float, until_s: float, interval_s: float) -> list[int]:
 
 def need_of(rules: Iterable[tuple[str, CompiledCondition]], moments: Sequence[int]) -> Need:
     """`rules`: with their tenants."""
-    windows: set[Window] = set()
-    by_workflow, p95, fine, usual, quality = (set[str]() for _ in range(5))
+    windows, p95_windows, fine_windows = (set[Window]() for _ in range(3))
+    by_workflow, p95, fine, usual, usual_by_workflow, quality = (set[str]() for _ in range(6))
     metrics: set[str] = set()
+    of_width: dict[int, set[Window]] = {}
     for tenant_id, compiled in rules:
-        windows |= {Window(end_s - compiled.rule.window_s, end_s) for end_s in moments}
+        width_s = compiled.rule.window_s
+        if width_s not in of_width:
+            of_width[width_s] = {Window(end_s - width_s, end_s) for end_s in moments}
+            windows |= of_width[width_s]
         if compiled.rule.each == "workflow":
             by_workflow.add(tenant_id)
         if compiled.uses("window.p95_execution_time_ms"):
             p95.add(tenant_id)
+            p95_windows |= of_width[width_s]
         named = {TRACKED_PREFIX + field for field in compiled.tracked}
         named |= {CONFIDENCE} if compiled.uses("window.mean_confidence") else set()
         named |= {RESULT_PREFIX} if compiled.uses("window.results") else set()
         named |= {METHOD_PREFIX} if compiled.uses("window.methods") else set()
         if named:
             fine.add(tenant_id)
+            fine_windows |= of_width[width_s]
             metrics |= named
         if compiled.uses("usual.count"):
             usual.add(tenant_id)
+            if compiled.rule.each == "workflow":
+                usual_by_workflow.add(tenant_id)
         if compiled.uses("quality.valid_share") or compiled.uses("quality.count"):
             quality.add(tenant_id)
-    return Need(sorted(windows), *(sorted(each) for each in (by_workflow, p95, fine, metrics, usual, quality)))
+    return Need(
+        windows=sorted(windows),
+        by_workflow=sorted(by_workflow),
+        p95_windows=sorted(p95_windows),
+        p95=sorted(p95),
+        fine_windows=sorted(fine_windows),
+        fine=sorted(fine),
+        metrics=sorted(metrics),
+        usual=sorted(usual),
+        usual_by_workflow=sorted(usual_by_workflow),
+        quality=sorted(quality),
+    )
 
 
 def figures(compiled: CompiledCondition, read: Read, tenant_id: str, workflow_id: str, end_s: int) -> dict[str, Any]:

@@ -1,39 +1,41 @@
 """The figures that alert rules are asked of, of all tenants at once: one query for each kind of figure, all of one moment."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from judgify_engine.core.alert_figures import USUAL_S, Need, Read, Sums, Window
-from judgify_engine.core.samples import EXECUTION_TIME, FINE_S, HOUR_S
+from judgify_engine.core.samples import EXECUTION_TIME, FINE_S, HOUR_S, LIVE_S
 from judgify_engine.store.pool import Database
 from judgify_engine.store.rollup_writer import stored_position
 from judgify_engine.units import Position
 
 TIMEOUT_S = 20.0
 
-_WINDOWS = "unnest($1::int[], $2::int[], $3::timestamptz[], $4::timestamptz[]) AS w(place, width_s, from_at, to_at)"
+# Of one width at a time, between the first and the last moment of all windows: else all of the table would be read.
+_WINDOWS = "unnest($1::int[], $2::timestamptz[], $3::timestamptz[]) AS w(place, from_at, to_at)"
+_WITHIN = "b.width_s = $4 AND b.bucket >= $5 AND b.bucket < $6"
 _SUMS = f"""
 SELECT w.place, b.tenant_id, b.workflow_id, sum(b.count)::bigint AS count, sum(b.failed)::bigint AS failed,
        sum(b.sum)::float8 AS total, min(b.minimum) AS low, max(b.maximum) AS high
   FROM {_WINDOWS} JOIN judgment_metrics_buckets AS b
-    ON b.width_s = w.width_s AND b.bucket >= w.from_at AND b.bucket < w.to_at
- WHERE b.metric_name = '{EXECUTION_TIME}' AND (b.workflow_id = '' OR b.tenant_id = ANY($5::text[])) GROUP BY 1, 2, 3
+    ON b.bucket >= w.from_at AND b.bucket < w.to_at AND {_WITHIN}
+ WHERE b.metric_name = '{EXECUTION_TIME}' AND (b.workflow_id = '' OR b.tenant_id = ANY($7::text[])) GROUP BY 1, 2, 3
 """
 _HISTOGRAMS = f"""
 SELECT w.place, b.tenant_id, b.workflow_id, h.slot, sum(h.n)::bigint AS n
   FROM {_WINDOWS} JOIN judgment_metrics_buckets AS b
-    ON b.width_s = w.width_s AND b.bucket >= w.from_at AND b.bucket < w.to_at
+    ON b.bucket >= w.from_at AND b.bucket < w.to_at AND {_WITHIN}
  CROSS JOIN LATERAL unnest(b.slots, b.counts) AS h(slot, n)
- WHERE b.metric_name = '{EXECUTION_TIME}' AND b.tenant_id = ANY($5::text[]) GROUP BY 1, 2, 3, 4
+ WHERE b.metric_name = '{EXECUTION_TIME}' AND b.tenant_id = ANY($7::text[]) GROUP BY 1, 2, 3, 4
 """
 _FINE = f"""
 SELECT w.place, b.tenant_id, b.workflow_id, b.metric_name, sum(b.count)::bigint AS count, sum(b.failed)::bigint AS failed,
        sum(b.sum)::float8 AS total, min(b.minimum) AS low, max(b.maximum) AS high
   FROM {_WINDOWS} JOIN judgment_metrics_buckets AS b
-    ON b.width_s = w.width_s AND b.bucket >= w.from_at AND b.bucket < w.to_at
- WHERE b.tenant_id = ANY($5::text[])
-   AND (b.metric_name = ANY($6::text[]) OR split_part(b.metric_name, '.', 1) || '.' = ANY($6::text[])) GROUP BY 1, 2, 3, 4
+    ON b.bucket >= w.from_at AND b.bucket < w.to_at AND {_WITHIN}
+ WHERE b.tenant_id = ANY($7::text[])
+   AND (b.metric_name = ANY($8::text[]) OR split_part(b.metric_name, '.', 1) || '.' = ANY($8::text[])) GROUP BY 1, 2, 3, 4
 """
 _PAST = f"""
 SELECT tenant_id, workflow_id, extract(epoch FROM min(bucket))::bigint AS first_s, array_agg(count) AS counts
@@ -84,20 +86,26 @@ class AlertFigures:
             self._rollups.query(may_be_slow=True) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            sums = await connection.fetch(_SUMS, *_columns(windows), need.by_workflow, timeout=TIMEOUT_S)
-            slots = await connection.fetch(_HISTOGRAMS, *_columns(windows), need.p95, timeout=TIMEOUT_S) if need.p95 else []
+            sums: list[Any] = []
+            for each in _columns(windows):
+                sums += await connection.fetch(_SUMS, *each, need.by_workflow, timeout=TIMEOUT_S)
+            slots: list[Any] = []
+            if need.p95:
+                for each in _columns(need.p95_windows):
+                    slots += await connection.fetch(_HISTOGRAMS, *each, need.p95, timeout=TIMEOUT_S)
             fine: list[Any] = []
             if need.fine:
-                fine = await connection.fetch(_FINE, *_columns(windows, fine=True), need.fine, need.metrics, timeout=TIMEOUT_S)
+                for each in _columns(need.fine_windows, fine=True):
+                    fine += await connection.fetch(_FINE, *each, need.fine, need.metrics, timeout=TIMEOUT_S)
             past_end_s = last_s - last_s % FINE_S
             past = await self._read_past(connection, need, past_end_s)
             quality = await _read_quality(connection, need.quality, last_s) if need.quality else {}
         histograms: dict[tuple[Window, str, str], dict[int, int]] = {}
         for place, tenant_id, workflow_id, slot, n in slots:
-            histograms.setdefault((windows[place], tenant_id, workflow_id), {})[slot] = n
+            histograms.setdefault((need.p95_windows[place], tenant_id, workflow_id), {})[slot] = n
         by_metric: dict[tuple[Window, str, str], dict[str, Sums]] = {}
         for place, tenant_id, workflow_id, metric, *values in fine:
-            by_metric.setdefault((windows[place], tenant_id, workflow_id), {})[metric] = Sums(*values)
+            by_metric.setdefault((need.fine_windows[place], tenant_id, workflow_id), {})[metric] = Sums(*values)
         found = {(windows[row[0]], row[1], row[2]): Sums(*row[3:]) for row in map(tuple, sums)}
         return Read(found, histograms, by_metric, past, past_end_s, quality)
 
@@ -105,10 +113,10 @@ class AlertFigures:
         """What is usual changes slowly: it is read again when a bucket of 5 minutes is over, or others are asked for."""
         if not need.usual:
             return {}
-        key = end_s, frozenset(need.usual), frozenset(need.by_workflow)
+        key = end_s, frozenset(need.usual), frozenset(need.usual_by_workflow)
         if self._past is None or self._past[0] != key:
             bounds = _moment(end_s - USUAL_S), _moment(end_s)
-            rows = await connection.fetch(_PAST, *bounds, need.usual, need.by_workflow, timeout=TIMEOUT_S)
+            rows = await connection.fetch(_PAST, *bounds, need.usual, need.usual_by_workflow, timeout=TIMEOUT_S)
             self._past = key, {(row["tenant_id"], row["workflow_id"]): (row["first_s"], row["counts"]) for row in rows}
         return self._past[1]
 
@@ -126,13 +134,15 @@ async def _read_quality(connection: Any, tenants: Sequence[str], end_s: int) -> 
     return found
 
 
-def _columns(windows: Sequence[Window], *, fine: bool = False) -> tuple[list[Any], ...]:
-    return (
-        list(range(len(windows))),
-        [FINE_S if fine else window.width_s for window in windows],
-        [_moment(window.fine_start_s if fine or window.width_s == FINE_S else window.start_s) for window in windows],
-        [_moment(window.end_s) for window in windows],
-    )
+def _columns(windows: Sequence[Window], *, fine: bool = False) -> Iterator[tuple[Any, ...]]:
+    """For each width of buckets: the windows as columns, the width, and from when to when they all lie."""
+    for width_s in (LIVE_S, FINE_S):
+        chosen = [(place, one) for place, one in enumerate(windows) if (FINE_S if fine else one.width_s) == width_s]
+        if chosen:
+            starts_s = [one.start_s if width_s == LIVE_S else one.fine_start_s for _, one in chosen]
+            ends_s = [one.end_s for _, one in chosen]
+            columns = [place for place, _ in chosen], [_moment(each) for each in starts_s], [_moment(each) for each in ends_s]
+            yield *columns, width_s, _moment(min(starts_s)), _moment(max(ends_s))
 
 
 def _moment(second: int) -> datetime:
