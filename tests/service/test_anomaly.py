@@ -69,7 +69,8 @@ async def looked(client: Client, engine: Engine, second: int) -> None:
 
 
 async def feed(client: Client, path: Path) -> None:
-    done = await asyncio.to_thread(run, "feed", path, "--url", client.url, "--token", client.token, "--workflow", "machine")
+    whither = "--url", client.url, "--token", client.token, "--workflow", "machine"
+    done = await asyncio.to_thread(run, "feed", path, *whither, within_s=240)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -88,6 +89,7 @@ def at(number: int) -> datetime:
     return BEGIN + number * STEP
 
 
+@pytest.mark.timeout(400)  # all of a file's 22,695 readings
 @pytest.mark.skipif(not MACHINE.exists(), reason="the machine's readings are not here")
 async def test_the_failures_of_the_machine_fire(database: Database, start_engine: Callable[..., Engine]) -> None:
     engine = start_engine(database, settings=SETTINGS)

@@ -77,10 +77,12 @@ def test_a_bucket_is_judged_once_when_it_is_over_and_was_there_before() -> None:
     looker.look(1)
     assert looker.times == [], "there may be more of it on its way"
     stored.add(0, 90.0)
-    looker.look(1)
-    assert looker.times == [START_S + FINE_S]
-    looker.look(1)
-    assert looker.times == [START_S + FINE_S]
+    stored.add(1, 80.0)
+    looker.look(2)
+    assert looker.times == [START_S + FINE_S], "of the next one there may be more on its way"
+    looker.look(2)
+    looker.look(2)
+    assert looker.times == [START_S + FINE_S, START_S + 2 * FINE_S]
 
 
 def test_a_pair_between_two_looks_is_told() -> None:
@@ -152,6 +154,7 @@ def test_all_metrics_have_their_turn_though_a_look_is_bounded(monkeypatch) -> No
     for _ in range(2 * len(tenants)):
         seen = looker.look()
         assert {each.cause.tenant_id for each in seen} == set(tenants), "who waits is not ended"
+        assert sum(bool(each.observations) for each in seen) <= 1
     assert looker.times.count(START_S + FINE_S) == len(tenants)
 
 
