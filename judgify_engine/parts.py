@@ -112,7 +112,7 @@ class Parts:
         access = self._access(quotas)
         self.dashboards = DashboardRoutes(self._followers.hub, access, metrics, quotas)
         self._tails = TailReader(streams, self._followers.publisher.demand)
-        self._alert_push = AlertPush(AlertStore(self._judgments), self.dashboards.sessions)
+        self._alert_push = AlertPush(AlertStore(self._judgments), self.dashboards.watching)
         self._judging = Judging(self._followers.registry, self.queues, JudgmentReader(judgments), metrics, self._accepted)
         self.direct = Direct(
             self._judging, access, self.admission, self._available, EXECUTE_PATH, metrics, self._quarantine, quotas

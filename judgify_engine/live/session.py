@@ -84,6 +84,7 @@ class Session:
         self.socket.take_over(request, head, self)
         self._client, self._stack = client, stack.pop_all()
         self._routes.sessions.add(self)
+        self._routes.watching.add(self)
         client.begin(self.socket, resume)
 
     def drained(self) -> None:
@@ -104,6 +105,8 @@ class DashboardRoutes:
     def __init__(self, hub: Hub, access: Access, metrics: Metrics, quotas: Quotas) -> None:
         self._hub, self._access, self._metrics, self._quotas = hub, access, metrics, quotas
         self.sessions: set[Guarded] = set()
+        self.watching: set[Session] = set()
+        """Those of them that show a dashboard."""
         self.places: Places | None = None
         """Where connections are counted, if anywhere."""
         self._asyncapi = build_asyncapi()
@@ -181,6 +184,8 @@ class DashboardRoutes:
     def ended(self, session: Guarded) -> None:
         """A session's socket is closed."""
         self.sessions.discard(session)
+        if isinstance(session, Session):
+            self.watching.discard(session)
         if not self.sessions:
             self._all_ended.set()
 
