@@ -2,18 +2,18 @@
 
 Method. An engine of its own, as users have it (one process, its PostgreSQL embedded, at most 10 messages a second), and
 headless Chromium that shows the page. Judgments are posted at a fixed rate (open loop). In the page a MutationObserver sees
-each new count of executions; it notes when the frame that shows it was made (a message that the page posts to itself comes
-after the frame's layout and painting) and when the next frame began. Counts only grow, so a count of `base + n` shows the
-first n judgments after the base. The delay of the nth is (the first frame whose count is at least base + n) - (when the
-request that got the nth 200 was due): accepting, deciding, the commit, the log, the rollup, the message, the page, painting.
+each new count of executions, which the page writes in a frame; it notes when the frame after that one began, so layout and
+painting were over. Counts only grow, so a count of `base + n` shows the first n judgments after the base. The delay of the
+nth is (the first frame whose count is at least base + n) - (when the request that got the nth 200 was due): accepting,
+deciding, the commit, the log, the rollup, the message, the page, painting.
 
 Clocks. The page's is compared with ours in 25 calls before and after; the shortest says how far apart they are, and half of
 its duration how well that is known (`clock_error_ms`).
 
 Bias. Ranks are compared, not identities: single delays are off where answers come in another order than commits, their mean is
-not. What compositor and screen add after a frame is made is not in `frame`; it is, or nearly, in `next_frame`, which is up to
-1/60 s too long: that is the figure to publish. Load, engine, PostgreSQL and browser (drawing in software) share the machine,
-so its load is in the delays. Nothing else may write judgments: the count in the end is checked against the answers.
+not. Up to 1/60 s of waiting for the next frame is in each delay; what a screen adds is not. Load, engine, PostgreSQL and
+browser (drawing in software) share the machine, so its load is in the delays. Nothing else may write judgments meanwhile: the
+page must show exactly as many as were answered in the end.
 """
 
 import argparse
@@ -43,15 +43,9 @@ window.drawn = [];
 window.observer?.disconnect();
 const figure = document.querySelector('{FIGURE}');
 const now = () => performance.timeOrigin + performance.now();
-const after = new MessageChannel();
-const waiting = [];
-after.port1.onmessage = () => {{ waiting.shift()[1] = now(); }};
 window.observer = new MutationObserver(() => {{
-  const entry = [Number(figure.dataset.value), 0, 0];
-  window.drawn.push(entry);
-  waiting.push(entry);
-  after.port2.postMessage(0);
-  requestAnimationFrame(() => {{ entry[2] = now(); }});
+  const count = Number(figure.dataset.value);
+  requestAnimationFrame(() => {{ window.drawn.push([count, now()]); }});
 }});
 window.observer.observe(figure, {{ attributes: true, attributeFilter: ['data-value'] }});
 """
@@ -126,11 +120,11 @@ class _Page:
         self._browser.run(OBSERVE)
 
     def drawn(self, total: int) -> list[list[float]]:
-        """Wait for that count; all that were drawn: [count, frame made, next frame], times of the page's clock in ms."""
+        """Wait for that count; all that were drawn: [count, ms of the page's clock]."""
         self._wait(SHOWN, str(total), CATCH_UP_S)
-        time.sleep(PAUSE_S)  # the last frame's times are noted after it
+        time.sleep(PAUSE_S)  # it is noted a frame later
         found: list[list[float]] = self._browser.run("return window.drawn")
-        return [entry for entry in found if entry[1] and entry[2]]
+        return found
 
     def clock(self) -> Clock:
         """Compare the clocks; blocks for a few hundred milliseconds."""
@@ -156,7 +150,7 @@ def _measure(args: argparse.Namespace, rates: list[float], engine: Engine, page:
         figures = _one_rate(args, rate, engine, page)
         is_good = is_good and not figures["complaints"] and figures["seen"] == figures["judgments"] > 0
         everything.append(figures)
-        for name in ("answer", "frame", "next_frame"):
+        for name in ("answer", "drawn"):
             spread = figures[name]
             rows.append(
                 [f"{rate:g}/s {name}", figures["judgments"], *(spread[f"{key}_ms"] for key in ("p50", "p95", "p99", "max"))]
@@ -187,10 +181,10 @@ def _one_rate(args: argparse.Namespace, rate: float, engine: Engine, page: _Page
     clock = min(before, page.clock(), key=lambda one: one.error_s)
     due_s = array("d", (at - took for at, took in zip(recorder.answered_s, recorder.latencies_s, strict=True)))
     totals = [int(entry[0]) for entry in drawn]
-    frame, next_frame = (delays_s(due_s, [entry[at] / 1000 + clock.offset_s for entry in drawn], totals, base) for at in (1, 2))
+    delays = delays_s(due_s, [entry[1] / 1000 + clock.offset_s for entry in drawn], totals, base)
     return {
-        "rate_per_s": rate, "judgments": recorder.answered, "seen": len(frame), "frames": len(drawn),
+        "rate_per_s": rate, "judgments": recorder.answered, "seen": len(delays), "frames": len(drawn),
         "clock_error_ms": clock.error_s * 1000, "complaints": recorder.complaints(),
         "answer": report.spread_ms(recorder.latencies_s),
-        "frame": report.spread_ms(frame), "next_frame": report.spread_ms(next_frame),
+        "drawn": report.spread_ms(delays),
     }  # fmt: skip
