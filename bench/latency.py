@@ -21,7 +21,6 @@ meanwhile: the total in the end is checked against the number of answers.
 import argparse
 import asyncio
 import bisect
-import os
 import re
 import sys
 from array import array
@@ -35,7 +34,7 @@ from . import report
 from .client import ProtocolError, Target, fetch
 from .dashboard import Dashboard
 from .harness import Engine, EngineFailed, data_folder, free_port, running
-from .load import figures_of, target_of
+from .load import figures_of, is_named, target_of
 from .loops import Load
 from .recorder import Recorder
 
@@ -61,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print; 0 when every judgment was seen on the dashboard, 1 when not, 2 for wrong usage."""
-    own = not (args.url or os.environ.get("JUDGIFY_URL"))
+    own = not is_named(args.url)
     if args.push_interval is not None and not (own and 0.02 <= args.push_interval <= 10):
         print("bench latency: --push-interval is for an engine of its own, and 0.02 to 10 s", file=sys.stderr)
         return 2

@@ -73,6 +73,11 @@ def target_of(url: str | None, token: str | None) -> Target:
     )
 
 
+def is_named(url: str | None) -> bool:
+    """Whether the options or the environment mean a server."""
+    return bool(url or os.environ.get("JUDGIFY_URL"))
+
+
 def database_of(database_url: str | None, data_dir: Path | None) -> str | None:
     """The database to verify in, None where none was named."""
     if database_url is None and data_dir is not None:

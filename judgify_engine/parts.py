@@ -30,6 +30,7 @@ from judgify_engine.ingest.quarantine import QuarantineRoutes
 from judgify_engine.ingest.scaling import ScalingRoutes
 from judgify_engine.ingest.summary import SummaryRoutes
 from judgify_engine.ingest.workflows import WorkflowRoutes
+from judgify_engine.live.alerts import AlertPush
 from judgify_engine.live.page import PageRoutes, with_sessions
 from judgify_engine.live.session import DashboardRoutes
 from judgify_engine.live.tail import TailRoutes
@@ -111,6 +112,7 @@ class Parts:
         access = self._access(quotas)
         self.dashboards = DashboardRoutes(self._followers.hub, access, metrics, quotas)
         self._tails = TailReader(streams, self._followers.publisher.demand)
+        self._alert_push = AlertPush(AlertStore(self._judgments), self.dashboards.watching)
         self._judging = Judging(self._followers.registry, self.queues, JudgmentReader(judgments), metrics, self._accepted)
         self.direct = Direct(
             self._judging, access, self.admission, self._available, EXECUTE_PATH, metrics, self._quarantine, quotas
@@ -240,6 +242,7 @@ class Parts:
         tasks.create_task(self._scaling.run(stop, lambda: self.admission.retiring), name="scaling")
         tasks.create_task(self._alerts.run(stop, lambda: self.admission.retiring), name="alerts")
         tasks.create_task(self._tell(stop), name="alert-deliveries")
+        tasks.create_task(self._alert_push.run(stop), name="alert-push")
         fine_days = config.metrics.keep_days
         tasks.create_task(upkeep.run(self._judgments, config.keep, fine_days, stop, self._followers.verified_s), name="upkeep")
         tasks.create_task(metrics_upkeep.run(self._rollups, config, stop), name="metrics-upkeep")

@@ -113,7 +113,7 @@ class ChartState:
         if before_s in (0, self._end_s):
             return
         left, right = range(before_s - self._frame_s, self._end_s - self._frame_s), range(before_s, self._end_s)
-        self.changed.confidences |= any(start in left for start in self.confidences)
+        self.changed.confidences |= any(start in left or start in right for start in self.confidences)
         for metric, buckets in self.tracked.items():
             self.changed.tracked.setdefault(metric, set()).update(start for start in buckets if start in right)
 

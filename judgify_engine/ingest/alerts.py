@@ -38,6 +38,7 @@ from judgify_engine.wire.alerts import (
     SinkPage,
     SinkRecord,
     alert_of,
+    alerts_of,
     decode_rule,
     decode_sink_body,
     decode_stored_rule,
@@ -273,11 +274,6 @@ class AlertRoutes:
             return await read_body(request, self._admission)
         finally:
             self._admission.leave(size)
-
-
-def alerts_of(rows: Sequence[Any], deliveries: Sequence[Any]) -> list[AlertRecord]:
-    """Alerts with their deliveries."""
-    return [alert_of(row, [each for each in deliveries if each["alert_id"] == row["id"]]) for row in rows]
 
 
 def _id(request: web.Request, name: str) -> str:

@@ -8,6 +8,7 @@ from judgify_engine import __version__
 from judgify_engine.core.dashboards import BUCKETS_S
 from judgify_engine.core.model import METHODS
 from judgify_engine.core.results import RESULT_CHARS
+from judgify_engine.wire.alerts import AlertsMessage
 from judgify_engine.wire.live import DASHBOARD_MESSAGES
 from judgify_engine.wire.tail import TAIL_MESSAGES
 
@@ -36,7 +37,7 @@ DASHBOARD = Channel(
         "position": {"type": "string", "description": "`resume` of the last message that was seen: go on from there."},
         "definition_version": {"type": "integer", "minimum": 0, "description": "Of the last message that was seen."},
     },
-    DASHBOARD_MESSAGES,
+    (*DASHBOARD_MESSAGES, AlertsMessage),
 )
 TAIL = Channel(
     "tail",

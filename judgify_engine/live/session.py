@@ -64,10 +64,12 @@ class Entrance(NamedTuple):
 class Session:
     """One open dashboard (an `Owner` of its socket), and what must be given back when it ends."""
 
-    __slots__ = ("_client", "_hub", "_routes", "_stack", "kind", "secret", "socket")
+    __slots__ = ("_client", "_hub", "_routes", "_stack", "alerts_due", "kind", "secret", "socket", "tenant_id")
 
-    def __init__(self, routes: "DashboardRoutes", hub: Hub, secret: str, kind: str, compressed: bool) -> None:
-        self._routes, self._hub, self.secret, self.kind = routes, hub, secret, kind
+    def __init__(self, routes: "DashboardRoutes", hub: Hub, tenant_id: str, secret: str, kind: str, compressed: bool) -> None:
+        self._routes, self._hub, self.tenant_id, self.secret, self.kind = routes, hub, tenant_id, secret, kind
+        self.alerts_due = True
+        """It is to be told of all alerts that fire: it has just begun, or missed some (live/alerts)."""
         self.socket = Socket(compressed=compressed)
         self._client: Client | None = None
         self._stack: contextlib.ExitStack | None = None
@@ -82,6 +84,7 @@ class Session:
         self.socket.take_over(request, head, self)
         self._client, self._stack = client, stack.pop_all()
         self._routes.sessions.add(self)
+        self._routes.watching.add(self)
         client.begin(self.socket, resume)
 
     def drained(self) -> None:
@@ -102,6 +105,8 @@ class DashboardRoutes:
     def __init__(self, hub: Hub, access: Access, metrics: Metrics, quotas: Quotas) -> None:
         self._hub, self._access, self._metrics, self._quotas = hub, access, metrics, quotas
         self.sessions: set[Guarded] = set()
+        self.watching: set[Session] = set()
+        """Those of them that show a dashboard."""
         self.places: Places | None = None
         """Where connections are counted, if anywhere."""
         self._asyncapi = build_asyncapi()
@@ -129,7 +134,7 @@ class DashboardRoutes:
             client = await self._hub.join(key, resume)
             stack.callback(self._hub.leave, client)
             self.take_place(stack)
-            session = Session(self, self._hub, secret, kind, compressed)
+            session = Session(self, self._hub, grant.tenant_id, secret, kind, compressed)
             session.begin(request, head, client, resume, stack)
         return web.Response(status=101)
 
@@ -179,6 +184,8 @@ class DashboardRoutes:
     def ended(self, session: Guarded) -> None:
         """A session's socket is closed."""
         self.sessions.discard(session)
+        if isinstance(session, Session):
+            self.watching.discard(session)
         if not self.sessions:
             self._all_ended.set()
 

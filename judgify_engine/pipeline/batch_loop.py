@@ -38,20 +38,25 @@ class BatchLoop:
         self.size = BatchSize(config.min_rows, config.max_rows, config.target_latency_s)
         self._free = asyncio.Semaphore(config.commits_in_flight)
         self._pace = Pace(config.max_wait_s)
+        self._loop = asyncio.get_running_loop()
+        self._sweeping: asyncio.TimerHandle | None = None
+        """Set while judgments wait for their answers."""
 
     async def run(self) -> None:
         """Until the queue is closed and empty; then all that was accepted has its outcome."""
-        sweeper = asyncio.create_task(self._sweep(), name=f"sweep-{self._queue.partition}")
         try:
             async with asyncio.TaskGroup() as commits:
                 while await self._queue.wait():
+                    if self._sweeping is None:
+                        self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
                     await self._free.acquire()
                     await self._gather()
                     batch = self._queue.take(self.size.rows, self._config.max_bytes)
                     self._pace.began(len(batch), perf_counter())
                     commits.create_task(self._commit(batch), name=f"commit-{self._queue.partition}")
         finally:
-            sweeper.cancel()
+            if self._sweeping is not None:
+                self._sweeping.cancel()
 
     async def _gather(self) -> None:
         queue, pace, now_s = self._queue, self._pace, perf_counter()
@@ -63,12 +68,12 @@ class BatchLoop:
                 await asyncio.sleep(0)
             await queue.gather(enough, wait_s - queue.oldest_age_s)
 
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            given_up = self._queue.give_up(self._timeout_s)
-            if given_up:
-                log.error("judgments were not committed in time", extra={"rows": given_up})
+    def _sweep(self) -> None:
+        # Not while the queue is empty: the eight of an idle process woke it 16 times a second.
+        given_up = self._queue.give_up(self._timeout_s)
+        if given_up:
+            log.error("judgments were not committed in time", extra={"rows": given_up})
+        self._sweeping = self._loop.call_later(SWEEP_S, self._sweep) if self._queue.rows else None
 
     async def _commit(self, batch: list[Waiting]) -> None:
         started_s = perf_counter()

@@ -23,7 +23,15 @@ UPDATE alerts SET acknowledged_at = coalesce(acknowledged_at, clock_timestamp())
  WHERE tenant_id = $1 AND id = $2 RETURNING {_COLUMNS}
 """
 _CHANGED = f"""
-SELECT {_COLUMNS} FROM alerts WHERE changed_at > $1 AND tenant_id = ANY($2::text[]) ORDER BY changed_at DESC LIMIT $3
+SELECT {_COLUMNS} FROM alerts WHERE changed_at > clock_timestamp() - make_interval(secs => $1) AND tenant_id = ANY($2::text[])
+ ORDER BY changed_at DESC LIMIT $3
+"""
+_FIRING = f"""
+SELECT * FROM (
+  SELECT {_COLUMNS}, count(*) OVER (PARTITION BY tenant_id) AS firing,
+         row_number() OVER (PARTITION BY tenant_id ORDER BY id DESC) AS place
+    FROM alerts WHERE state = 'firing' AND tenant_id = ANY($1::text[])) AS f
+ WHERE place <= $2 ORDER BY id DESC
 """
 _FORGET = """
 DELETE FROM alerts WHERE id = ANY(ARRAY(
@@ -92,18 +100,25 @@ class AlertStore:
             through = await connection.fetchval("SELECT through FROM alert_evaluations WHERE slot_name = $1", slot)
         return firing, through
 
-    async def changed(
-        self, since: datetime, tenants: Collection[str], limit: int
-    ) -> tuple[list[Any], list[Any], dict[str, int]]:
-        """What changed after `since` of these tenants, the last first; deliveries; and how many fire, by tenant."""
+    async def changed(self, back_s: float, tenants: Collection[str], limit: int) -> list[Any]:
+        """What changed in the last `back_s` seconds of these tenants, the last first."""
         async with self._database.query() as connection:
-            rows = await connection.fetch(_CHANGED, since, list(tenants), limit)
-            deliveries = await connection.fetch(_DELIVERIES, [row["id"] for row in rows]) if rows else []
-            firing = await connection.fetch(
-                "SELECT tenant_id, count(*) FROM alerts WHERE state = 'firing' AND tenant_id = ANY($1::text[]) GROUP BY 1",
-                list(tenants),
-            )
-        return rows, deliveries, {row[0]: row[1] for row in firing}
+            found: list[Any] = await connection.fetch(_CHANGED, back_s, list(tenants), limit)
+        return found
+
+    async def firing(self, tenants: Collection[str], limit: int) -> tuple[list[Any], dict[str, int]]:
+        """What fires, up to `limit` of each tenant, the last first; and how many fire, by tenant."""
+        async with self._database.query() as connection:
+            rows = await connection.fetch(_FIRING, list(tenants), limit)
+        return rows, {row["tenant_id"]: row["firing"] for row in rows}
+
+    async def deliveries(self, rows: Sequence[Any]) -> list[Any]:
+        """Of these alerts."""
+        if not rows:
+            return []
+        async with self._database.query() as connection:
+            found: list[Any] = await connection.fetch(_DELIVERIES, [row["id"] for row in rows])
+        return found
 
 
 async def tidy(database: Database, days: int) -> None:

@@ -4,7 +4,7 @@ Each metric is one range of the primary key of `judgment_metrics_buckets`, so th
 of metrics, not on how much is stored.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,8 @@ from judgify_engine.store.pool import Database
 from judgify_engine.store.rollup_writer import stored_position
 from judgify_engine.units import Position
 
+SLICE = 200
+"""Stored buckets that are looked at in one go: some ms."""
 MAX_KNOWN = 500
 """Metrics of one workflow that are told, at most."""
 
@@ -53,6 +55,13 @@ SELECT workflow_id, total_executions AS total, total_executions - successful_exe
 _VERIFIED = "SELECT verified_through FROM reconciliation WHERE slot_name = $1"
 
 
+def rows_of(connection: Any, sql: str, *values: Any) -> AsyncIterable[Any]:
+    """The rows of a query, some at a time, so that others get the event loop: twenty workflows, a week and all metrics are
+    20,000. In a transaction."""
+    rows: AsyncIterable[Any] = connection.cursor(sql, *values, prefetch=SLICE)
+    return rows
+
+
 async def read_details(
     connection: Any,
     tenant_id: str,
@@ -61,18 +70,18 @@ async def read_details(
     width_s: int,
     since: datetime,
     end: datetime | None = None,
-) -> list[tuple[str, int, Sample]]:
+) -> AsyncIterator[tuple[str, int, Sample]]:
     """(metric, start in Unix seconds, sample) of each stored bucket. `metrics`: as in core/dashboards `Needs`.
 
-    `workflow_ids`: `ALL_WORKFLOWS` alone, or some.
+    `workflow_ids`: `ALL_WORKFLOWS` alone, or some. In a transaction.
     """
     named = [metric for metric in metrics if metric != RESULT_PREFIX]
     sql = _DETAILS if len(named) == len(metrics) else _WITH_RESULTS
-    rows = await connection.fetch(sql, tenant_id, workflow_ids, named, width_s, since, end) if metrics else []
-    return [
-        (metric, second, Sample(count, failed, int(total), low, high, dict(zip(slots, counts, strict=True))))
-        for metric, second, count, failed, total, low, high, slots, counts in rows
-    ]
+    if not metrics:
+        return
+    rows = rows_of(connection, sql, tenant_id, workflow_ids, named, width_s, since, end)
+    async for metric, second, count, failed, total, low, high, slots, counts in rows:
+        yield metric, second, Sample(count, failed, int(total), low, high, dict(zip(slots, counts, strict=True)))
 
 
 class Read:
@@ -134,7 +143,8 @@ class ChartReader:
             verified_through = await connection.fetchval(_VERIFIED, self._slot)
             found = [await connection.fetch(_KNOWN, tenant_id, one, MAX_KNOWN) for one in who[1]]
             known = list(dict.fromkeys(row["metric_name"] for rows in found for row in rows))
-            details = await read_details(connection, *who, choose(known), frame.stored_s, start, end)
+            chosen = choose(known)
+            details = [row async for row in read_details(connection, *who, chosen, frame.stored_s, start, end)]
             totals = await connection.fetch(_WORKFLOWS, tenant_id, workflow_ids or None) if workflows else []
         return Read(details, known, {row["workflow_id"]: _sums(row) for row in totals}, position, verified_through)
 

@@ -1,5 +1,6 @@
 """The rollups of a view at one position: all read in one transaction, so they agree with it and with each other."""
 
+from collections.abc import AsyncIterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ from judgify_engine.core.message import LIVE_WINDOW_S
 from judgify_engine.core.rollup import Sums
 from judgify_engine.core.samples import ALL_WORKFLOWS, CONFIDENCE, EXECUTION_TIME, FINE_S, HOUR_S, LIVE_S, Sample, told
 from judgify_engine.core.view import Snapshot, ViewKey
-from judgify_engine.store.charts import read_details
+from judgify_engine.store.charts import read_details, rows_of
 from judgify_engine.store.pool import Database
 from judgify_engine.store.rollup_writer import stored_position
 from judgify_engine.units import START, Position
@@ -71,19 +72,17 @@ class SnapshotReader:
             results = await connection.fetch(_RESULTS, *who)
             place = key.tenant_id, list(needs.workflow_ids) or [ALL_WORKFLOWS]
             stored_s = HOUR_S if width_s >= HOUR_S else FINE_S
-            chart = await connection.fetch(_BUCKETS, *place, stored_s, since)
-            live = await connection.fetch(_BUCKETS, *place, LIVE_S, live_since)
-            more = await read_details(connection, *place, list(needs.metrics), stored_s, since)
-        sums = _in_buckets(chart, width_s)
-        details = FrameDetails(int(since.timestamp()))
-        for metric, second, sample in more:
-            _detail(details, sums, metric, second - second % width_s, sample)
+            sums = await _in_buckets(rows_of(connection, _BUCKETS, *place, stored_s, since), width_s)
+            live = await _in_buckets(rows_of(connection, _BUCKETS, *place, LIVE_S, live_since), LIVE_S)
+            details = FrameDetails(int(since.timestamp()))
+            async for metric, second, sample in read_details(connection, *place, list(needs.metrics), stored_s, since):
+                _detail(details, sums, metric, second - second % width_s, sample)
         return Snapshot(
             position or START,
             {row["workflow_id"]: _sums(row) for row in workflows},
             {row["result"]: row["total"] for row in results},
             sums,
-            _in_buckets(live, LIVE_S),
+            live,
             verified_through_s=None if verified is None else int(verified.timestamp()),
             recomputing=position is None,
             details=details,
@@ -97,9 +96,9 @@ class SnapshotReader:
         return None if server is None else f"{server}/{self._slot}"
 
 
-def _in_buckets(rows: list[Any], width_s: int) -> dict[int, Sums]:
+async def _in_buckets(rows: AsyncIterable[Any], width_s: int) -> dict[int, Sums]:
     found: dict[int, Sums] = {}
-    for row in rows:
+    async for row in rows:
         bucket = row["second"] - row["second"] % width_s
         sums = _sums(row)
         if bucket in found:

@@ -1,6 +1,6 @@
 """Alerts as they go out: to the stream, to webhooks, to Slack and Alertmanager, to dashboards and by the API. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -333,6 +333,17 @@ def _reason(row: Any, event: str) -> str:
     return text
 
 
-def live_message(firing: int, changed: list[AlertRecord]) -> bytes:
-    """`{"type": "alerts", …}` for dashboards."""
-    return msgspec.json.encode({"type": "alerts", "firing": firing, "alerts": changed})
+class AlertsMessage(msgspec.Struct, tag_field="type", tag="alerts"):
+    """Alerts of the tenant that changed; to a socket that has just begun, or missed some: all that fire, up to 100."""
+
+    firing: int
+    """How many fire in all."""
+    alerts: list[AlertRecord]
+
+
+def alerts_of(rows: Sequence[Any], deliveries: Sequence[Any]) -> list[AlertRecord]:
+    """Alerts with their deliveries."""
+    by_alert: dict[Any, list[Any]] = {}
+    for each in deliveries:
+        by_alert.setdefault(each["alert_id"], []).append(each)
+    return [alert_of(row, by_alert.get(row["id"], [])) for row in rows]

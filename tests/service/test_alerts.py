@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support.client import Client, new_tenant
 from support.cluster import Cluster, Database
+from support.dashboards import Dashboard, watch
 from support.engine import Engine
 from support.receiver import Receiver, receiver
 from support.waiting import until
@@ -394,3 +395,35 @@ async def test_few_judgments_are_amiss_only_where_there_are_usually_more(client:
         await new.judge()
         await evaluated_again(database, 5)
         assert await alerts(new) == []
+
+
+def tells(board: Dashboard, right: Callable[[Any], bool]) -> Callable[[], bool]:
+    """Whether the last message of alerts is so."""
+    return lambda: bool(board.alerts) and right(board.alerts[-1])
+
+
+async def test_every_dashboard_of_the_tenant_hears_of_it_in_every_process(
+    database: Database, start_engine: Callable[..., Engine]
+) -> None:
+    first, second = (start_engine(database, settings=QUICK) for _ in range(2))
+    async with (
+        new_tenant(first.url, database) as client,
+        Client(second.url, client.token, client.tenant_id) as elsewhere,
+        new_tenant(second.url, database) as stranger,
+    ):
+        boards, other = [await watch(client), await watch(elsewhere)], await watch(stranger)
+        for board in (*boards, other):
+            await until(tells(board, lambda told: told["firing"] == 0 and told["alerts"] == []), "nothing fires")
+        await put(client, "alert-rules/busy", {**BUSY, "window_s": 300})
+        await busy(client)
+        alert = await one_alert(client, "firing")
+        for board in boards:
+            await until(tells(board, lambda told: bool(told["firing"] == 1)), "it is told", WITHIN_S)
+            assert board.alerts[-1]["alerts"][0]["alert_id"] == alert["alert_id"]
+        await client.call("POST", f"/api/v1/alerts/{alert['alert_id']}/acknowledge", body={"by": "Kim"})
+        for board in boards:
+            acknowledged = tells(board, lambda told: any(each["acknowledged_by"] == "Kim" for each in told["alerts"]))
+            await until(acknowledged, "it is told who looks after it")
+        assert len(other.alerts) == 1
+        for board in (*boards, other):
+            await board.close()

@@ -38,7 +38,8 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 def start(database: Database, redis: RedisServer, start_engine: Callable[..., Engine]) -> Callable[..., Engine]:
     """Start a process on the test's database and Redis; what a dashboard shows comes live or not at all for an hour."""
     settings = {"JUDGIFY_REDIS_URL": redis.url, "JUDGIFY_LIVE_REFRESH_INTERVAL_S": "3600"}
-    return lambda: start_engine(database, settings=settings)
+    prelude = "from judgify_engine.live import hub; hub.KEEP_S = 1.0"  # a view that nobody watches
+    return lambda: start_engine(database, settings=settings, prelude=prelude)
 
 
 async def figure(client: Client, name: str, **labels: str) -> float:

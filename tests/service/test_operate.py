@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.client import Client
 from support.cluster import Database
+from support.dashboards import watch
 from support.engine import Engine
 from support.rollups import check_rollups
 from support.waiting import until
@@ -51,6 +52,10 @@ async def test_metrics_count_what_happened(database: Database, start_engine: Cal
         await client.execute({"temperature": 1}, "test-workflow-0", key="k")
         await client.execute({"temperature": 1}, "test-workflow-0", key="k")
         await check_rollups(database)
+        dashboard = await watch(client)
+        await client.judge(70, "test-workflow-0")
+        await dashboard.shows(13)
+        await dashboard.close()
         found = await figures(client)
 
     def value(name: str, **labels: str) -> float:
@@ -61,12 +66,12 @@ async def test_metrics_count_what_happened(database: Database, start_engine: Cal
     for stage in ("admit", "decode", "judge", "queue", "commit", "answer", "rollup", "push"):
         assert value("judgify_stage_duration_seconds_count", stage=stage) > 0, stage
         assert value("judgify_stage_duration_seconds_sum", stage=stage) > 0, stage
-    assert value("judgify_stage_duration_seconds_count", stage="judge") == 12
-    assert value("judgify_judgments_total", outcome="completed") == 11
+    assert value("judgify_stage_duration_seconds_count", stage="judge") == 13
+    assert value("judgify_judgments_total", outcome="completed") == 12
     assert value("judgify_judgments_total", outcome="failed") == 1
     assert value("judgify_judgments_total", outcome="replayed") == 1
     assert value("judgify_errors_total", code="workflow_not_found") == 1
-    assert value("judgify_http_requests_total", route="/api/v1/judgments/execute", status="200") == 13
+    assert value("judgify_http_requests_total", route="/api/v1/judgments/execute", status="200") == 14
     assert value("judgify_http_requests_total", route="/api/v1/judgments/execute", status="404") == 1
     assert value("judgify_changes_total", stage="applied") >= 12
     assert value("judgify_slot_held") == 1
@@ -125,6 +130,7 @@ PAGE = {
 def routes_of_the_application() -> set[tuple[str, str]]:
     """What the parts register, without starting any of them."""
     from judgify_engine.ingest.actions import ActionRoutes
+    from judgify_engine.ingest.dashboards import DefinitionRoutes
     from judgify_engine.ingest.gaps import GapRoutes
     from judgify_engine.ingest.judgments import JudgmentRoutes
     from judgify_engine.ingest.metrics import MetricsRoutes
@@ -151,6 +157,7 @@ def routes_of_the_application() -> set[tuple[str, str]]:
         WorkflowRoutes,
         PageRoutes,
         DashboardRoutes,
+        DefinitionRoutes,
     )
     for group in groups:
         for route in group.routes(group.__new__(group)):

@@ -23,6 +23,8 @@ class Dashboard:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, *, read: bool = True) -> None:
         self.socket = socket
         self.messages: list[dict[str, Any]] = []
+        self.alerts: list[dict[str, Any]] = []
+        """Messages of that type."""
         self.summary: dict[str, Any] = {}
         self.charts: dict[str, dict[Any, Any]] = {}
         """By the chart's id: the first member of a point (a time, mostly) to the point."""
@@ -46,6 +48,10 @@ class Dashboard:
     def apply(self, message: dict[str, Any]) -> None:
         """What a page does with a message; checks what must hold for each."""
         kind = message["type"]
+        if kind == "alerts":
+            assert self.messages, "alerts came before the first message"
+            self.alerts.append(message)
+            return
         assert kind == "initial_data" if not self.messages else kind in ("real_time_update", "dashboard_update"), kind
         position = position_of(message["position"])
         if not message["recomputing"]:

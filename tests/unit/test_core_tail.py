@@ -1,9 +1,12 @@
 """A tail shows the newest of what fits, and accounts for all of it."""
 
+from unittest.mock import patch
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judgify_engine.core.tail import MAX_ROWS, Tail, TailFilter, TailRow
+from judgify_engine.core import tail as core_tail
+from judgify_engine.core.tail import Tail, TailFilter, TailRow
 
 ROWS = st.builds(
     TailRow, st.sampled_from("ab"), st.just("completed"), st.just("rule"), st.sampled_from(["", "ok"]), st.binary()
@@ -11,8 +14,13 @@ ROWS = st.builds(
 FILTERS = st.builds(TailFilter, workflow_id=st.sampled_from([None, "a"]), result=st.sampled_from([None, "", "ok"]))
 
 
-@given(FILTERS, st.lists(st.one_of(ROWS, st.sampled_from(["take", "lose"])), max_size=300))
+@given(FILTERS, st.lists(st.one_of(ROWS, ROWS, ROWS, ROWS, st.sampled_from(["take", "lose"])), min_size=20, max_size=60))
 def test_all_that_fits_is_shown_or_counted_in_order(wanted: TailFilter, steps: list[TailRow | str]) -> None:
+    with patch.object(core_tail, "MAX_ROWS", 3):
+        check(wanted, steps)
+
+
+def check(wanted: TailFilter, steps: list[TailRow | str]) -> None:
     tail, came, told, gaps, lost = Tail(wanted), [], 0, 0, 0
     for step in [*steps, "take"]:
         if isinstance(step, TailRow):
@@ -27,7 +35,7 @@ def test_all_that_fits_is_shown_or_counted_in_order(wanted: TailFilter, steps: l
             assert news == bool(waiting.rows or waiting.skipped or waiting.gap)
             told += len(waiting.rows) + waiting.skipped
             gaps += waiting.gap
-            assert len(waiting.rows) <= MAX_ROWS
+            assert len(waiting.rows) <= 3
             assert told == len(came)
             assert waiting.rows == came[len(came) - len(waiting.rows) :], "the newest, in their order"
             assert not tail.news

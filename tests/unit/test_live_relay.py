@@ -5,6 +5,7 @@ import contextlib
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,6 +20,7 @@ from judgify_engine.core.portion import Beat, Portion
 from judgify_engine.core.rollup import Delta, Sums
 from judgify_engine.core.samples import sample_of
 from judgify_engine.core.streams import DASHBOARDS, NOTIFICATIONS, dashboard_stream_of, notifications_of
+from judgify_engine.core.trail import Resume
 from judgify_engine.core.view import Snapshot, ViewKey
 from judgify_engine.errors import StreamsUnavailable
 from judgify_engine.live import hearing as hearing_module
@@ -86,7 +88,7 @@ class Rollups:
     def __init__(self) -> None:
         self.at = BEGAN
         self.counts: Counter[str] = Counter()
-        self.reads = 0
+        self.reads = self.history = 0
         self.sinks: list[Relay | Hub] = []
         self.slow = asyncio.Event()
         """Cleared: what was read is not there yet."""
@@ -99,7 +101,8 @@ class Rollups:
         self.reads += 1
         count, position = self.counts[key.tenant_id], self.at
         await self.slow.wait()
-        return Snapshot(position, {"w": Sums(count, rule=count, histogram={})}, {"ok": count}, {}, {})
+        workflows = {"w": Sums(count, rule=count, histogram={})}
+        return Snapshot(position, workflows, {"ok": count}, {}, {}, origin=f"h{self.history}")
 
     def roll_up(self, *tenants: str, truncates: bool = False) -> None:
         """One judgment of each of these is rolled up, and those who follow the log hear of it."""
@@ -630,3 +633,61 @@ def test_names_are_those_that_others_rely_on() -> None:
     assert notifications_of("acme") == "websocket_notifications:acme"
     names: Iterable[str] = (f"dashboard-stream-{number}" for number in range(8))
     assert tuple(names) == DASHBOARDS
+
+
+def resume_of(client: Client) -> Resume:
+    """What a client of this view would name if it came back."""
+    return Resume.parse(msgspec.json.decode(client.view.full("dashboard_update").payload)["resume"])
+
+
+def first(client: Client, resume: Resume) -> dict[str, Any]:
+    """What it would begin with here."""
+    found: dict[str, Any] = msgspec.json.decode(client.view.first(resume).payload)
+    return found
+
+
+async def test_a_client_goes_on_at_another_process_where_it_stopped(pair: Pair, rollups: Rollups) -> None:
+    """In both ways; the one that reads the log also names positions at which nothing of its tenant happened."""
+    for here, there in (pair, reversed(pair)):
+        client, witness = await here.watch("acme"), await there.watch("acme")
+        rollups.roll_up("acme")
+        rollups.roll_up("other")
+        await shows(client, rollups.counts["acme"])
+        resume = resume_of(client)
+        here.hub.leave(client)
+        rollups.roll_up("acme")
+        rollups.roll_up("acme", "other")
+        await shows(witness, rollups.counts["acme"])
+        again = await there.hub.join(ViewKey("acme", "main", None, "1h"), resume)
+        rest = first(again, resume)
+        assert rest["recovered"] is True
+        assert [one["total_executions"] for one in rest["workflows"]] == [rollups.counts["acme"]]
+        assert first(again, resume_of(again))["workflows"] == []
+
+
+async def test_of_before_a_repair_or_a_restore_nothing_is_taken_for_known(pair: Pair, rollups: Rollups) -> None:
+    """Also where the position is one that the other history has, too."""
+    reader, other = pair
+    client = await other.watch("acme")
+    rollups.roll_up("acme")
+    await shows(client, 1)
+    resume = resume_of(client)
+    rollups.counts["acme"], rollups.history = 40, 1
+    reader.relay.begin(rollups.at)
+    await shows(client, 40)
+    assert client.view.state is not None
+    assert client.view.state.position == resume.position
+    assert first(client, resume)["recovered"] is False
+    assert first(client, resume_of(client))["recovered"] is True
+
+
+async def test_who_comes_from_a_process_that_is_ahead_is_not_shown_less(rollups: Rollups, wires: Wires) -> None:
+    """The log's reader may hear of a delta a little later than others find it in the tables."""
+    reader = Process(wires, rollups, reads_log=True)
+    async with reader.running():
+        client = await reader.watch("acme")
+        rollups.roll_up("acme")
+        resume = Resume(rollups.at, resume_of(client).origin)
+        again = await reader.hub.join(ViewKey("acme", "main", None, "1h"), resume)
+        assert shown(again) == 1
+        assert first(again, resume)["recovered"] is True

@@ -10,7 +10,7 @@ from builders import judgment, settle
 
 from judgify_engine.config import BatchConfig
 from judgify_engine.core.model import Judgment
-from judgify_engine.errors import DatabaseUnavailable, RowRefused
+from judgify_engine.errors import CommitUnknown, DatabaseUnavailable, RowRefused
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline import batch_loop
 from judgify_engine.pipeline.batch_loop import BatchLoop
@@ -56,10 +56,18 @@ class MemoryWriter:
 class Setting:
     """A queue with its loop running."""
 
-    def __init__(self, writer: MemoryWriter, *, in_flight: int = 1, max_rows: int = 1000, max_wait_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        writer: MemoryWriter,
+        *,
+        in_flight: int = 1,
+        max_rows: int = 1000,
+        max_wait_s: float = 0.0,
+        timeout_s: float = 60.0,
+    ) -> None:
         config = BatchConfig(commits_in_flight=in_flight, min_rows=min(10, max_rows), max_rows=max_rows, max_wait_s=max_wait_s)
         self.queue, self.writer, self.metrics = PartitionQueue(0, MANY, MANY), writer, Metrics()
-        self.loop = BatchLoop(self.queue, writer, config, self.metrics, 60.0, Doze())
+        self.loop = BatchLoop(self.queue, writer, config, self.metrics, timeout_s, Doze())
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Setting"]:
@@ -97,6 +105,27 @@ async def test_one_alone_after_a_burst_is_committed_at_once_too() -> None:
         (future,) = s.put(100)
         await settle()
         assert future.done()
+
+
+async def test_whatever_hangs_is_given_up_and_no_timer_runs_while_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_loop, "SWEEP_S", 0.001)
+    async with Setting(MemoryWriter(at_once=False), timeout_s=-1.0).running() as s:
+        found_empty, give_up = asyncio.Event(), s.queue.give_up
+
+        def look(timeout_s: float) -> int:
+            if not s.queue.rows:
+                found_empty.set()
+            return give_up(timeout_s)
+
+        monkeypatch.setattr(s.queue, "give_up", look)
+        assert s.loop._sweeping is None
+        for number in range(2):  # the second time after nothing waited
+            for hanging in s.put(2 * number, 2 * number + 1):
+                assert isinstance(await asyncio.wait_for(hanging, 5), CommitUnknown)
+            found_empty.clear()
+            s.writer.gates[-1].set()
+            await asyncio.wait_for(found_empty.wait(), 5)
+            assert s.loop._sweeping is None, "it would wake an idle process"
 
 
 def busy(s: Setting, *, senders: int) -> None:

@@ -183,6 +183,7 @@ export class DashboardPanel {
       this.seen = this.address;
       byId("history").setAttribute("aria-busy", "false");
       this.checkVersion();
+      void this.shell.askFiring();
     }
     this.schedule();
   }

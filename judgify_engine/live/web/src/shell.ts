@@ -27,6 +27,8 @@ export class Shell {
   private readonly listeners = new Set<Handler>();
   private readonly panels = new Map<string, Panel>();
   private session: Session | null = null;
+  /** The socket tells of alerts by itself. */
+  private firingHeard = false;
   private tenantSeen = "";
   private current: Route["panel"] | null = null;
   /** The address that the page shows. */
@@ -56,7 +58,7 @@ export class Shell {
     addEventListener("popstate", () => void this.back());
     document.addEventListener("click", (event) => this.onLink(event));
     byId("sign-out").addEventListener("click", () => void this.signOut());
-    this.context.onSocketMessage((message) => this.showFiring(message));
+    this.context.onSocketMessage((message) => this.hearFiring(message));
   }
 
   /** The browser went to another entry of its history, or somebody typed a hash. */
@@ -138,11 +140,26 @@ export class Shell {
     for (const listener of this.listeners) listener(message);
   }
 
-  private showFiring(message: OtherMessage): void {
+  /** Asks how many alerts are firing, where the socket has not told it yet. A page of them is enough to say "many". */
+  async askFiring(): Promise<void> {
+    if (this.firingHeard) return;
+    try {
+      const { alerts } = await this.context.fetchJson<{ alerts: unknown[] }>("/api/v1/alerts?state=firing&limit=100");
+      if (!this.firingHeard) this.showFiring(alerts.length);
+    } catch {
+      return; // the connection's state says that the server is away; it is asked again with the next whole message
+    }
+  }
+
+  private hearFiring(message: OtherMessage): void {
     if (message.type !== "alerts" || typeof message.firing !== "number") return;
+    this.firingHeard = true;
+    this.showFiring(message.firing);
+  }
+
+  private showFiring(firing: number): void {
     const badge = byId("firing");
     const before = badge.dataset.value;
-    const firing = message.firing;
     badge.hidden = firing === 0;
     badge.dataset.value = String(firing);
     setText(badge, firing > 99 ? "99+" : String(firing));
