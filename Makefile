@@ -12,7 +12,7 @@ PAGE_SOURCES := $(wildcard $(WEB)/src/* $(WEB)/*.html $(WEB)/*.mjs $(WEB)/*.json
 NODE_PATH_IF_OLD = $(shell node -e 'process.exit(+process.versions.node.split(".")[0] >= 20 ? 0 : 1)' 2>/dev/null \
 	&& command -v npm >/dev/null || echo wheel)
 
-.PHONY: help setup run demo test lint format bench clean constraints
+.PHONY: help setup run demo test lint format bench screenshots clean constraints
 
 help:
 	@echo "make run      set up and serve, with an embedded PostgreSQL and a page to look at"
@@ -20,6 +20,7 @@ help:
 	@echo "make test     set up and run all tests"
 	@echo "make lint     style and types"
 	@echo "make bench    a short load test beside the usual FastAPI service"
+	@echo "make screenshots  pictures of the page for the README; needs chromium and chromedriver"
 	@echo "make clean    remove what setup made (never data)"
 
 setup: $(VENV)/installed $(PAGE)
@@ -44,6 +45,9 @@ format: setup
 
 bench: setup $(VENV)/bench
 	$(BIN)/judgify-engine bench compare
+
+screenshots: setup
+	$(BIN)/python tests/browser/screenshots.py docs
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -76,6 +76,7 @@ BENCHES = {
     "load": "throughput and latency, closed or open loop",
     "neighbours": "what a tenant at ten times its quota does to the latency of others",
     "partitions": "insert, look up and list with 20 million judgments in the table",
+    "pixel": "from the HTTP request to the figure drawn in a browser",
     "queries": "charts and summaries with a year of data",
     "rollup": "what reading the log and rolling up costs",
     "soak": "minutes at a fixed rate; memory and log must stay flat",
