@@ -59,6 +59,9 @@ def test_what_cannot_be_asked_changes_nothing_and_says_why() -> None:
         ({"when": 'tracked["a b"].mean > 3.0'}, "when", "no name of a tracked field"),
         ({"when": "window.results.all(a, window.results.all(b, window.results.all(c, true)))"}, "when", "nested"),
         ({"when": "window.results.map(a, window.results.map(b, b)).size() > 1"}, "when", "cost too much"),
+        ({"when": "window.results.all(a, window.results.all(b, true))"}, "when", "cost too much"),
+        ({"when": "window.results.exists(r, r.matches('^bad'))"}, "when", "regular expressions"),
+        ({"when": "window.count > 3", "clear_when": "'a'.matches('(.{50}){5}')"}, "clear_when", "regular expressions"),
         ({"when": "window.count > 3", "workflow_ids": ["w"]}, "workflow_ids", "each"),
     ],
 )
