@@ -122,16 +122,20 @@ BUILT_IN: dict[str, AlertRule] = {
         about="performance",
         summary="Judgments take more than 5 s, on average over 5 minutes",
     ),
+    # Of who usually has between 10 and 20 chance alone leaves fewer than 10 in many a minute, so that has to be far fewer;
+    # and all of it has to last: without, that would be some 300 alerts a day where 12 come in a minute, now and then.
     "low_throughput": Condition(
-        when="window.count < 10 && usual.count >= 10.0",
+        when="window.count < 10 && usual.count >= 10.0 && (usual.count >= 20.0 || double(window.count) * 3.0 < usual.count)",
         window_s=60,
+        for_s=60,
         severity="warning",
         about="performance",
         summary="Fewer than 10 judgments in a minute, where there are usually more",
     ),
+    # Not of the first few records: one wrong request of somebody who tries it out is no alert.
     "data_quality_alert": Condition(
-        when="quality.valid_share < 0.95",
-        critical_when="quality.valid_share < 0.90",
+        when="quality.valid_share < 0.95 && quality.count >= 20",
+        critical_when="quality.valid_share < 0.90 && quality.count >= 20",
         window_s=300,
         severity="warning",
         summary="Less than 95 % of the records are valid",
