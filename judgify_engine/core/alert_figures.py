@@ -21,8 +21,9 @@ USUAL_S, LEAST_PAST = 86_400, 3
 """How far back it is looked for what is usual, and how many buckets of 5 minutes it takes."""
 MOST_LOOKS = 24
 """Moments that one evaluation looks at; after a longer gap they lie further apart."""
-LONGEST_GAP_S = 6 * HOUR_S
-"""What lies further back is not looked at any more: its narrow buckets may be gone."""
+LONGEST_GAP_S = 4 * HOUR_S
+"""What lies further back is not looked at any more: its narrow buckets may be gone (`keep.live_hours` is 6 at least, a window
+an hour at most of them), and what is gone would be taken for nothing having come."""
 MOST_RESULTS = 50
 
 

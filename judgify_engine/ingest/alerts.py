@@ -44,7 +44,7 @@ from judgify_engine.wire.alerts import (
     decode_stored_rule,
 )
 from judgify_engine.wire.answer import format_time
-from judgify_engine.wire.request import decode_body
+from judgify_engine.wire.request import EARLIEST, LATEST, decode_body
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 _ALERT = "/api/v1/alerts/{alert_id:[0-9A-Fa-f-]{36}}"
@@ -253,6 +253,9 @@ class AlertRoutes:
             moment = getattr(asked, name)
             if moment is not None and moment.tzinfo is None:
                 raise InvalidField(f"{name} must be an RFC 3339 time with a zone", field=name)
+            if moment is not None and not EARLIEST <= moment < LATEST:
+                detail = f"{name} must lie between {EARLIEST:%Y} and {LATEST:%Y}, got {moment.isoformat()}"
+                raise InvalidField(detail, field=name)
         values = asked.rule_id, asked.workflow_id, asked.severity, asked.starts_at, asked.ends_at, asked.comment, asked.by
         row = await self._rules.put_silence(tenant_id, silence_id, values)
         return _answer(_silence(row), 201 if row["made"] else 200)

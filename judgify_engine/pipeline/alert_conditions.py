@@ -17,7 +17,7 @@ REMEMBERED = 10_000
 TURN = 50
 """Causes looked at before others get the event loop."""
 MOST_WORKFLOWS = 500
-"""Of one rule."""
+"""Of one rule; more only where there is something to know of more."""
 
 
 class FigureSource(Protocol):
@@ -39,7 +39,8 @@ class Conditions:
         compiled = [(one, found) for one in rules if isinstance(found := self._compile(one), CompiledCondition)]
         read = await self._source.read(need_of([(one.tenant_id, found) for one, found in compiled], span.instants))
         workflows: dict[str, set[str]] = {}
-        for _, tenant_id, workflow_id in read.sums:
+        # Also those of which nothing comes any more, where it is asked what is usual: just they may be amiss.
+        for tenant_id, workflow_id in (*((key[1], key[2]) for key in read.sums), *read.past):
             if workflow_id:
                 workflows.setdefault(tenant_id, set()).add(workflow_id)
         of_rule: dict[tuple[str, str], set[str]] = {}
@@ -80,7 +81,9 @@ def _workflows(rule: Condition, active: set[str], stored: set[str]) -> Iterator[
     elif rule.workflow_ids:
         yield from rule.workflow_ids
     else:
-        yield from sorted(active | (stored - {""}))[:MOST_WORKFLOWS]
+        # Those of which something is known first: an alert does not end because there are more workflows than are looked at.
+        known = stored - {""}
+        yield from (*sorted(known), *sorted(active - known)[: max(0, MOST_WORKFLOWS - len(known))])
 
 
 def _looks(compiled: CompiledCondition, read: Read, cause: Cause, moments: Sequence[int], matters: bool) -> list[Observation]:

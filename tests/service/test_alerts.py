@@ -258,6 +258,8 @@ async def test_a_rule_is_versioned_and_a_built_in_one_can_be_changed_in_part(cli
         ("alert-sinks/s", {"kind": "pager", "url": "http://x"}, "invalid_field", "kind"),
         ("silences/s", {"ends_at": "2001-01-01T00:00:00Z"}, "invalid_field", "ends_at"),
         ("silences/s", {"ends_at": "2101-01-01T00:00:00"}, "invalid_field", "ends_at"),
+        ("silences/s", {"ends_at": "9999-12-31T23:59:59-14:00"}, "invalid_field", "ends_at"),
+        ("silences/s", {"ends_at": "2101-01-01T00:00:00Z", "starts_at": "0001-01-01T00:00:00Z"}, "invalid_field", "starts_at"),
     ],
 )
 async def test_what_is_wrong_is_named(client: Client, path: str, body: Any, code: str, field: str) -> None:
@@ -387,6 +389,7 @@ async def test_data_quality_is_a_warning_then_critical_in_one_alert(client: Clie
 async def test_few_judgments_are_amiss_only_where_there_are_usually_more(client: Client, alerting: Engine) -> None:
     database = alerting.database
     assert database is not None
+    await put(client, "alert-rules/low_throughput", {"for_s": 5})
     for back in range(120, 3600, 60):
         await database.do(INSERT, client.tenant_id, "check", 1.0, float(back), 20)
     alert = await one_alert(client, "firing")

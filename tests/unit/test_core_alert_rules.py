@@ -1,10 +1,13 @@
 """Conditions of alert rules: what they may say, what is refused and how, and what absent figures mean."""
 
+import random
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from judgify_engine.core.alert_rules import BUILT_IN, CompiledCondition, Condition
+from judgify_engine.core.alert_state import START, Observation, Timing, advance
 from judgify_engine.errors import InvalidAlertRule
 
 
@@ -59,6 +62,9 @@ def test_what_cannot_be_asked_changes_nothing_and_says_why() -> None:
         ({"when": 'tracked["a b"].mean > 3.0'}, "when", "no name of a tracked field"),
         ({"when": "window.results.all(a, window.results.all(b, window.results.all(c, true)))"}, "when", "nested"),
         ({"when": "window.results.map(a, window.results.map(b, b)).size() > 1"}, "when", "cost too much"),
+        ({"when": "window.results.all(a, window.results.all(b, true))"}, "when", "cost too much"),
+        ({"when": "window.results.exists(r, r.matches('^bad'))"}, "when", "regular expressions"),
+        ({"when": "window.count > 3", "clear_when": "'a'.matches('(.{50}){5}')"}, "clear_when", "regular expressions"),
         ({"when": "window.count > 3", "workflow_ids": ["w"]}, "workflow_ids", "each"),
     ],
 )
@@ -92,10 +98,28 @@ def test_the_built_in_rules_are_those_of_the_design() -> None:
     assert [slow.ask({"window": {"mean_execution_time_ms": ms}}).bad for ms in (5000.0, 5000.1)] == [False, True]
     few = CompiledCondition(BUILT_IN["low_throughput"])
     assert few.rule.window_s == 60
-    told = [few.ask({"window": {"count": n}, "usual": {"count": u}}).bad for n, u in ((9, 10.0), (10, 50.0), (9, 9.9))]
-    assert told == [True, False, False]
+    pairs = ((9, 20.0), (10, 50.0), (9, 19.0), (6, 19.0), (3, 10.0), (2, 9.9))
+    told = [few.ask({"window": {"count": n}, "usual": {"count": u}}).bad for n, u in pairs]
+    assert told == [True, False, False, True, True, False]
     assert not few.ask({"window": {"count": 0}, "usual": {}}).bad
     valid = CompiledCondition(BUILT_IN["data_quality_alert"])
-    answers = [valid.ask({"quality": {"valid_share": share}}) for share in (0.95, 0.949, 0.9, 0.899)]
+    answers = [valid.ask({"quality": {"valid_share": share, "count": 20}}) for share in (0.95, 0.949, 0.9, 0.899)]
     told = [(answer.bad, answer.severe) for answer in answers]
     assert told == [(False, False), (True, False), (True, False), (True, True)]
+    assert not valid.ask({"quality": {"valid_share": 0.5, "count": 19}}).bad, "a few records tell nothing"
+
+
+@pytest.mark.parametrize("rate", [10, 12, 15, 20, 25])
+def test_chance_alone_is_no_low_throughput(rate: int) -> None:
+    """Half a day of arrivals that have nothing to do with each other, `rate` a minute, looked at every 5 seconds."""
+    chance = random.Random(rate)
+    counts = Counter(int(chance.random() * 43_200 / 5) for _ in range(rate * 720))
+    rule = BUILT_IN["low_throughput"]
+    few, state, alerts = CompiledCondition(rule), START, 0
+    for place in range(12, 8640):
+        count = sum(counts[n] for n in range(place - 12, place))
+        answer = few.ask({"window": {"count": count}, "usual": {"count": float(rate)}})
+        look = Observation(place * 5.0, answer.bad, answer.clear, "")
+        state, events = advance(state, [look], Timing(rule.for_s, rule.clear_for_s, "warning"))
+        alerts += len(events)
+    assert alerts <= 2, "an alert is a firing and a resolved"
