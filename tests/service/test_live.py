@@ -419,12 +419,17 @@ async def test_no_client_that_loses_its_connection_all_the_time_shows_a_wrong_fi
             resume = None if shown is None else shown.messages[-1]["resume"]
             dashboard = await watch(client, query=f"?position={resume}" if resume else "", compress=15)
             await until(lambda: dashboard.messages, "the first message")
-            if shown is not None and resume:
+            if shown is not None:
+                assert resume, "nothing is computed anew here"
                 await shown.close()
                 recovered[dashboard.messages[0]["recovered"]] += 1
                 dashboard.take_over(shown)
             shown = dashboard
 
+        await come_back()
+        await until(
+            lambda: shown is not None and shown.messages[-1]["resume"], "the log is read: there is something to resume", 60
+        )
         async with Load(engine.url, "test-token", workers=4) as load:
             for _ in range(15):
                 await come_back()
