@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 
+from judgify_engine.core.dashboards import MAX_WORKFLOW_IDS
 from judgify_engine.core.model import METHODS
 from judgify_engine.core.results import RESULT_CHARS
 from judgify_engine.errors import DatabaseUnavailable, InvalidField, NotFound, QuotaExceeded, Rejected, UnsupportedEncoding
@@ -138,10 +139,12 @@ class JudgmentRoutes:
         """A page of records, newest first."""
         grant = await self._access.check(request.headers.get("Authorization"), "read")
         query = checked_query(
-            request, {"workflow_id", "status", "method_used", "result", "created_from", "created_to", "limit", "cursor"}
+            request,
+            {"workflow_id", "status", "method_used", "result", "created_from", "created_to", "limit", "cursor"},
+            lists=("workflow_id",),
         )
         wanted = ListFilter(
-            workflow_id=query.get("workflow_id"),
+            workflow_ids=workflow_ids_of(query),
             status=one_of(query, "status", ("completed", "failed")),
             method_used=one_of(query, "method_used", METHODS),
             created_from_us=time_us(query, "created_from"),
@@ -222,6 +225,19 @@ def time_us(query: dict[str, str], name: str) -> int | None:
     if moment is None or moment.tzinfo is None:
         raise InvalidField(f"{name} must be an RFC 3339 time with a zone, got {text[:40]!r}", field=name)
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def workflow_ids_of(query: dict[str, str]) -> list[str]:
+    """The parameter `workflow_id`, each once; none: all. A comma is in no workflow's id. Raises InvalidField."""
+    if "workflow_id" not in query:
+        return []
+    found = sorted(set(query["workflow_id"].split(",")))
+    if "" in found:
+        raise InvalidField("workflow_id is empty; leave it out for all workflows", field="workflow_id")
+    if len(found) > MAX_WORKFLOW_IDS:
+        detail = f"at most {MAX_WORKFLOW_IDS} workflows at once, got {len(found)}"
+        raise InvalidField(detail, field="workflow_id", limit=MAX_WORKFLOW_IDS)
+    return found
 
 
 def result_of(query: dict[str, str]) -> str | None:

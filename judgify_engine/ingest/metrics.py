@@ -12,20 +12,13 @@ from aiohttp import web
 
 from judgify_engine.core.charts import DEFAULT_METRICS, JUDGED, Frame, frame_of, merged, stored_name, stored_names, whole
 from judgify_engine.core.counts import COUNTED, EVERY, METHOD_PREFIX, RESULT_PREFIX, is_counted
-from judgify_engine.core.dashboards import (
-    BUCKETS_S,
-    CHARTS,
-    MAX_WORKFLOW_IDS,
-    METHOD_METRICS,
-    TRACKED_CHART,
-    metrics_of,
-)
+from judgify_engine.core.dashboards import BUCKETS_S, CHARTS, METHOD_METRICS, TRACKED_CHART, metrics_of
 from judgify_engine.core.histogram import ERROR
 from judgify_engine.core.rollup import Sums
 from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, FINE_S, TRACKED_PREFIX, Sample
 from judgify_engine.core.tracking import EARLIEST_US, LATEST_US, MAX_NAME_CHARS, NAME_PATTERN
 from judgify_engine.errors import InvalidField
-from judgify_engine.ingest.judgments import JSON, checked_query, one_of, time_us
+from judgify_engine.ingest.judgments import JSON, checked_query, one_of, time_us, workflow_ids_of
 from judgify_engine.pipeline.access import Access
 from judgify_engine.units import Position
 from judgify_engine.wire.answer import format_time
@@ -143,21 +136,7 @@ def _asked(request: web.Request, now_s: float) -> _Asked:
         raise InvalidField(f"until must lie from 2000 to 2200, got {query['until'][:40]!r}", field="until")
     frame = frame_of(timeframe, int(now_s * 1_000_000) if until_us is None else until_us)
     as_csv = (one_of(query, "format", FORMATS) or _preferred(request.headers.get("Accept", ""))) == "csv"
-    return _Asked(timeframe, frame, _workflow_ids(query), _named(query.get("metric")), chart, field, as_csv)
-
-
-def _workflow_ids(query: dict[str, str]) -> list[str]:
-    """Each once; a comma is in no workflow's id. Raises InvalidField."""
-    if "workflow_id" not in query:
-        return []
-    found = sorted(set(query["workflow_id"].split(",")))
-    if "" in found:
-        raise InvalidField("workflow_id is empty; leave it out for all workflows", field="workflow_id")
-    if len(found) > MAX_WORKFLOW_IDS:
-        raise InvalidField(
-            f"at most {MAX_WORKFLOW_IDS} workflows at once, got {len(found)}", field="workflow_id", limit=MAX_WORKFLOW_IDS
-        )
-    return found
+    return _Asked(timeframe, frame, workflow_ids_of(query), _named(query.get("metric")), chart, field, as_csv)
 
 
 def _field(query: dict[str, str], chart: str | None) -> str | None:

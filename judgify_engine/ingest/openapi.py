@@ -119,6 +119,16 @@ _KEY = _parameter(
     {"type": "string", "minLength": 1, "maxLength": 255},
     "Visible ASCII. A repeat with the same key gets the first answer, also after a crash.",
 )
+_WORKFLOW_IDS = {
+    **_parameter(
+        "workflow_id",
+        "query",
+        {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_WORKFLOW_IDS},
+        "Of these workflows only; absent: of all.",
+    ),
+    "style": "form",
+    "explode": False,
+}
 _FILTERS = (
     _parameter("workflow_id", "query", {"type": "string"}, "Of this workflow only."),
     _parameter("status", "query", {"enum": ["completed", "failed"]}, "With this status only."),
@@ -144,16 +154,7 @@ _ACTION_NAME = _parameter("action", "query", {"type": "string"}, "With this name
 _QUARANTINE_ID = _parameter("quarantine_id", "path", _UUID, "As the list gives it.")
 _METRICS = (
     _parameter("timeframe", "query", {"enum": list(BUCKETS_S), "default": "24h"}, "How far back from `until`."),
-    {
-        **_parameter(
-            "workflow_id",
-            "query",
-            {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_WORKFLOW_IDS},
-            "Of these workflows only; absent: of all.",
-        ),
-        "style": "form",
-        "explode": False,
-    },
+    _WORKFLOW_IDS,
     {
         **_parameter(
             "metric",
@@ -231,7 +232,7 @@ _OPERATIONS = (
     ),
     _Operation(
         "get", "/api/v1/judgments", "Judgments", "List, newest first", "read", {200: (JudgmentPage, "A page.")},
-        (401, 403, 422, 429, 503), None, (*_FILTERS, _RESULT, _LIMIT, _CURSOR),
+        (401, 403, 422, 429, 503), None, (_WORKFLOW_IDS, *_FILTERS[1:], _RESULT, _LIMIT, _CURSOR),
     ),
     _Operation(
         "get", "/api/v1/judgments/{judgment_id}", "Judgments", "One whole record", "read",

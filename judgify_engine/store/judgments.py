@@ -40,7 +40,8 @@ class Place(NamedTuple):
 class ListFilter(NamedTuple):
     """Which judgments of a tenant a list shows; None: all."""
 
-    workflow_id: str | None = None
+    workflow_ids: list[str] | None = None
+    """Empty: all, too."""
     status: str | None = None
     method_used: str | None = None
     created_from_us: int | None = None
@@ -116,13 +117,14 @@ class Search:
         fits = [
             f"{column} = {self._value(value)}"
             for column, value in (
-                ("workflow_id", wanted.workflow_id),
                 ("status", wanted.status),
                 ("method_used", wanted.method_used),
                 (RESULT_SQL, wanted.result),
             )
             if value is not None
         ]
+        if wanted.workflow_ids:
+            fits.append(f"workflow_id = ANY({self._value(wanted.workflow_ids)}::text[])")
         self.slice_rows = SLICE_ROWS if fits else most
         condition = " AND ".join(fits) or "true"
         order = "ORDER BY created_at DESC, id DESC"

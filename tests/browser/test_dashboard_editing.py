@@ -17,6 +17,7 @@ pytestmark = [
 ]
 TITLES = "return [...document.querySelectorAll('#charts h3')].map(e => e.textContent)"
 PRESS = "[...document.querySelectorAll(`${arguments[0]} button`)].find(e => e.textContent === arguments[1]).click()"
+LISTED = "return [...document.querySelectorAll('#view-records tr[data-judgment] td:nth-child(2)')].map(e => e.textContent)"
 KEY = (
     "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0], bubbles: true, cancelable: true}));"
     "return document.getElementById('announcer').textContent"
@@ -164,6 +165,23 @@ async def test_keys_read_points_and_open_their_judgments(api: Client, browser: B
     assert "created_to=" in browser.address
     browser.run("history.back()")
     await until(lambda: not browser.run("return document.getElementById('view-dashboard').hidden"), "it goes back")
+
+
+async def test_the_judgments_behind_a_point_are_of_the_dashboards_workflows(api: Client, browser: Browser) -> None:
+    for workflow in ("check", "other"):
+        await api.put_workflow(workflow)
+        await api.judge(70, workflow)
+    body = {"name": "Two", "workflow_ids": ["plant", "other"], "charts": [{"id": "count", "type": "execution_count_chart"}]}
+    assert (await api.call("PUT", "/api/v1/dashboards/two", body=body)).status == 201
+    sign_in(browser, api)
+    await ready(browser)
+    browser.open(f"{api.url}/?dashboard=two")
+    await ready(browser)
+    browser.run("document.querySelector('[data-chart=count] .plot').focus()")
+    await until(lambda: "all 4" in browser.run(KEY, "End"), "three of plant and one of other", 20)
+    browser.run(KEY, "Enter")
+    await until(lambda: len(browser.run(LISTED)) == 4, "they are listed")
+    assert sorted(browser.run(LISTED)) == ["other", "plant", "plant", "plant"]
 
 
 async def test_the_past_is_shown_from_the_api(api: Client, browser: Browser) -> None:

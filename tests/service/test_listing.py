@@ -57,6 +57,10 @@ async def test_filters(tenant: Client) -> None:
     assert await ids("method_used=llm") == []
     assert await ids("method_used=rule") == newest_first
     assert await ids("workflow_id=nothing") == []
+    assert await ids("workflow_id=check,other") == newest_first
+    assert await ids("workflow_id=nothing&workflow_id=other") == [made[3]["judgment_id"], made[2]["judgment_id"]]
+    for bad in ("check,", ",".join(f"w{n}" for n in range(21))):
+        assert (await tenant.get(f"{PATH}?workflow_id={bad}")).problem(422, "invalid_field")["field"] == "workflow_id"
     middle = made[2]["created_at"]
     assert await ids(f"created_from={middle}") == newest_first[:3]
     assert await ids(f"created_to={middle}") == newest_first[3:]

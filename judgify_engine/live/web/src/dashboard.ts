@@ -242,8 +242,8 @@ export class DashboardPanel {
     const { workflowId } = this.asked();
     const only = this.stored?.definition.workflow_ids ?? [];
     const query = new URLSearchParams({ created_from: isoTime(from), created_to: isoTime(to) });
-    const workflow = workflowId ?? (only.length === 1 ? only[0]! : null);
-    if (workflow !== null) query.set("workflow_id", workflow);
+    const workflows = workflowId === null ? only : [workflowId];
+    if (workflows.length) query.set("workflow_id", workflows.join(","));
     for (const [name, value] of Object.entries(filter)) query.set(name, value);
     void this.editor.mayLeave().then((may) => {
       if (may) this.shell.context.navigate(`#/judgments?${query}`);
