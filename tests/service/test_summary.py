@@ -30,12 +30,19 @@ async def fill(database: Database, tenant_id: str, ago: str, rows: int) -> None:
     await database.do(INSERT, tenant_id, ago, rows)
 
 
+async def told(client: Client, since_s: float) -> bool:
+    """Whether a summary tells that all before that is verified."""
+    through = (await client.get("/api/v1/summary")).json["verified_through"]
+    return through is not None and datetime.fromisoformat(through).timestamp() > since_s
+
+
 async def test_figures_trends_and_what_is_verified(engine_with_books: Engine, database: Database) -> None:
     async with new_tenant(engine_with_books.url, database) as tenant:
         for ago, rows in (("2 hours", 40), ("26 hours", 20), ("3 days", 100), ("8 days", 50), ("10 seconds", 8)):
             await fill(database, tenant.tenant_id, ago, rows)
         now_s = time.time()
         await until(lambda: verified(tenant, now_s), "all is verified", 40)
+        await until(lambda: told(tenant, now_s - 15), "that is stored, which comes after the metric", 40)
         day = (await tenant.get("/api/v1/summary?timeframe=24h")).json
         assert day["summary"]["figures"] == {
             "total_executions": 48, "successful_executions": 36, "success_rate": 0.75,
