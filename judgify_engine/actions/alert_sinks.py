@@ -14,6 +14,7 @@ from judgify_engine.pipeline.alert_deliveries import AlertDelivery
 from judgify_engine.pipeline.streams import Streams
 from judgify_engine.wire.alerts import alertmanager_body, delivery_id, entry_of, slack_body, webhook_body
 
+NOT_AGAIN = "the sink is of another kind now, which is not told again"
 REPEATS_HELD = 4
 """An alert that Alertmanager was not told of for so many times `repeat_s` is resolved there."""
 
@@ -34,6 +35,8 @@ class AlertPerformer:
             sink = decode_sink(delivery.sink)
         except msgspec.MsgspecError:
             return Outcome("refused", "the sink's definition is wrong")
+        if delivery.repeated and not isinstance(sink, AlertmanagerSink):
+            return Outcome("refused", NOT_AGAIN)
         row, event = delivery.alert, delivery.event
         identifier = delivery_id(row["alert_id"], event, row["severity"])
         headers: dict[str, str] = {}

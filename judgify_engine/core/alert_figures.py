@@ -169,7 +169,8 @@ def figures(compiled: CompiledCondition, read: Read, tenant_id: str, workflow_id
     if confidence is not None and confidence.count > 0:
         told["mean_confidence"] = _rounded(confidence.total / confidence.count)
     told["results"], told["methods"] = _counts(fine, RESULT_PREFIX), _counts(fine, METHOD_PREFIX)
-    usual = usual_count(read.past.get((tenant_id, workflow_id)), read.past_end_s, compiled.rule.window_s)
+    past = read.past.get((tenant_id, workflow_id)) if compiled.uses("usual.count") else None
+    usual = usual_count(past, read.past_end_s, compiled.rule.window_s)
     valid, invalid = read.quality.get(tenant_id, (0, 0))
     total = valid + invalid
     return {

@@ -80,13 +80,15 @@ class AlertPush:
         watching: dict[str, list[Watching]] = defaultdict(list)
         for session in list(self._sessions):
             watching[session.tenant_id].append(session)
-        changed = [row for row in await self._alerts.changed(BACK_S, watching, CHANGED) if self._is_news(row)]
+        rows = await self._alerts.changed(BACK_S, watching, CHANGED)
+        changed = [row for row in rows if (row["id"], row["revision"]) not in self._seen]
         concerned = {row["tenant_id"] for row in changed}
         concerned |= {tenant_id for tenant_id, all_of in watching.items() if any(_is_due(one) for one in all_of)}
         if not concerned:
             return
         firing, counts = await self._alerts.firing(concerned, AT_ONCE)
         deliveries = await self._alerts.deliveries([*{row["id"]: row for row in (*firing, *changed)}.values()])
+        self._note(changed)  # not before: what fails until here is looked at again
         written = 0
         for tenant_id in concerned:
             news = _message(counts, tenant_id, changed, deliveries)
@@ -97,14 +99,11 @@ class AlertPush:
                 if written % SLICE == 0:
                     await asyncio.sleep(0)
 
-    def _is_news(self, row: Any) -> bool:
-        key = row["id"], row["revision"]
-        if key in self._seen:
-            return False
-        self._seen[key] = None
-        if len(self._seen) > REMEMBERED:
+    def _note(self, rows: Sequence[Any]) -> None:
+        for row in rows:
+            self._seen[row["id"], row["revision"]] = None
+        while len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
-        return True
 
 
 def _is_due(session: Watching) -> bool:

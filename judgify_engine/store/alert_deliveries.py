@@ -44,6 +44,12 @@ UPDATE alert_deliveries AS d
        repeats = told.repeats AND EXISTS (SELECT FROM alerts AS a WHERE a.id = d.alert_id AND a.state = 'firing')
   FROM told WHERE d.id = told.id AND (d.owner = $1 OR told.state = 'delivered')
 """
+# It was under way when the alert became worse: what tells of that takes its place (see store/alert_states).
+_REPLACED = """
+DELETE FROM alert_deliveries AS d WHERE d.id = ANY($1::uuid[]) AND d.state = 'waiting' AND d.event = 'firing' AND EXISTS (
+  SELECT FROM alert_deliveries AS e
+   WHERE e.alert_id = d.alert_id AND e.sink_id = d.sink_id AND e.event = 'firing' AND e.id > d.id)
+"""
 
 
 class AlertOutbox:
@@ -79,7 +85,8 @@ class AlertOutbox:
 
     async def record(self, owner: str, finished: Sequence[Delivered]) -> None:
         """Record these, in one transaction."""
-        async with self._database.query() as connection:
+        waiting = [each.delivery.id for each in finished if each.state == "waiting"]
+        async with self._database.query() as connection, connection.transaction():
             await connection.execute(
                 _RECORD,
                 owner,
@@ -89,3 +96,5 @@ class AlertOutbox:
                 [each.rest_s for each in finished],
                 [each.repeats for each in finished],
             )
+            if waiting:
+                await connection.execute(_REPLACED, waiting)

@@ -67,11 +67,15 @@ WITH told AS (
 )
 {_TO_SINKS.format(silenced=f"{SILENCED_BY} IS NOT NULL")}
 """
+# Who was not told yet that it fires is told once, that it is critical: what still waits (and is not under way) gives way.
 _WORSENED = f"""
 WITH told AS (
   UPDATE alerts SET severity = $5, reason = $6, numbers = $7::text::jsonb, revision = revision + 1,
                     changed_at = clock_timestamp()
    WHERE tenant_id = $2 AND rule_id = $3 AND workflow_id = $4 AND state = 'firing' RETURNING *
+), replaced AS (
+  DELETE FROM alert_deliveries AS d USING told AS a
+   WHERE d.alert_id = a.id AND d.event = 'firing' AND (d.state = 'silenced' OR (d.state = 'waiting' AND d.owner IS NULL))
 )
 {_TO_SINKS.format(silenced=f"{SILENCED_BY} IS NOT NULL")}
 """
@@ -188,6 +192,8 @@ class AlertStates:
                         await connection.executemany(sql, rows)
             if any(each.event.kind == "resolved" for told in changes.events for each in told):
                 await connection.execute(_STOP_REPEATING)
+            if changes.events:  # so that what is silenced says by whom
+                await connection.execute(_SILENCE)
             if changes.states:
                 await connection.executemany(_KEEP, [_kept(*each) for each in changes.states])
             if changes.forgotten:

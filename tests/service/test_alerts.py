@@ -206,6 +206,55 @@ async def test_a_silence_keeps_it_from_sinks_and_what_still_fires_at_its_end_is_
     assert len(hearing.of("/quiet")) == 1
 
 
+WORSE = {**BUSY, "window_s": 300, "critical_when": "window.count >= 12"}
+
+
+async def test_what_became_worse_while_it_was_silent_is_told_once_when_the_silence_ends(
+    client: Client, hearing: Receiver
+) -> None:
+    await put(client, "alert-sinks/chat", {"kind": "slack", "url": f"{hearing.url}/calm"})
+    await put(client, "alert-rules/busy", WORSE)
+    await put(client, "silences/night", {"rule_id": "busy", "ends_at": "2100-01-01T00:00:00Z"})
+    await busy(client)
+    await one_alert(client, "firing", delivered("firing", "chat", state="silenced"))
+    await busy(client)
+    await one_alert(client, "firing", lambda alert: alert["severity"] == "critical" and alert["silenced_by"] == "night")
+    assert (await client.call("DELETE", "/api/v1/silences/night")).status == 204
+    alert = await one_alert(client, "firing", delivered("firing", "chat"))
+    await put(client, "alert-rules/busy", {**WORSE, "enabled": False})
+    alert = await one_alert(client, "resolved", delivered("resolved", "chat"))
+    assert [json.loads(call.body)["text"].split("*")[1] for call in hearing.of("/calm")] == ["CRITICAL", "RESOLVED"]
+    assert [each["state"] for each in alert["deliveries"] if each["sink_id"] == "chat"] == ["delivered", "delivered"]
+
+
+async def test_what_became_worse_while_a_sink_was_down_is_told_once_when_it_is_back(client: Client, hearing: Receiver) -> None:
+    hearing.answers["/away"] = [503]
+    await put(client, "alert-sinks/chat", {"kind": "slack", "url": f"{hearing.url}/away"})
+    await put(client, "alert-rules/busy", WORSE)
+    await busy(client)
+    await one_alert(client, "firing", lambda alert: any(each["last_error"] for each in alert["deliveries"]))
+    await busy(client)
+    await one_alert(client, "firing", lambda alert: bool(alert["severity"] == "critical"))
+    refused = len(hearing.of("/away"))
+    hearing.answers["/away"] = [200]
+    await put(client, "alert-rules/busy", {**WORSE, "enabled": False})
+    await one_alert(client, "resolved", delivered("resolved", "chat"))
+    told = [json.loads(call.body)["text"].split("*")[1] for call in hearing.of("/away")[refused:]]
+    assert told == ["CRITICAL", "RESOLVED"]
+
+
+async def test_a_sink_that_is_of_another_kind_now_is_not_told_again_and_again(client: Client, hearing: Receiver) -> None:
+    await put(client, "alert-sinks/one", {"kind": "alertmanager", "url": hearing.url})
+    await put(client, "alert-sinks/two", {"kind": "alertmanager", "url": f"{hearing.url}/two"})
+    await put(client, "alert-rules/busy", {**BUSY, "window_s": 300})
+    await busy(client)
+    await one_alert(client, "firing", delivered("firing", "one", "two"))
+    await put(client, "alert-sinks/one", {"kind": "slack", "url": f"{hearing.url}/one"})
+    before = len(hearing.of("/two/api/v2/alerts"))
+    await until(lambda: len(hearing.of("/two/api/v2/alerts")) >= before + 4, "the other one is told again", WITHIN_S)
+    assert hearing.of("/one") == []
+
+
 async def test_acknowledging_says_who_and_when_and_changes_nothing_else(client: Client) -> None:
     await put(client, "alert-rules/busy", {**BUSY, "window_s": 300})
     await busy(client)

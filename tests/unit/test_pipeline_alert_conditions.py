@@ -1,6 +1,7 @@
 """Which causes conditions are asked of: also workflows that have stopped, and those of which something is known."""
 
 import asyncio
+import time
 
 from judgify_engine.core.alert_changes import ActiveRule, Cause, Known
 from judgify_engine.core.alert_figures import Need, Read, Sums, Window
@@ -20,10 +21,11 @@ class Rollups:
 
     def __init__(self, active: list[str], past: list[str]) -> None:
         self.sums = {(WINDOW, "acme", name): Sums(5, 0, 1.0, 1.0, 1.0) for name in active}
+        self.fine: dict[tuple[Window, str, str], dict[str, Sums]] = {}
         self.past = {("acme", name): (NOW_S - 86_400, DAY) for name in past}
 
     async def read(self, need: Need) -> Read:
-        return Read(self.sums, {}, {}, self.past if need.usual_by_workflow else {}, NOW_S, {})
+        return Read(self.sums, {}, self.fine, self.past if need.usual_by_workflow else {}, NOW_S, {})
 
 
 def looked_at(rollups: Rollups, rule: Condition, known: dict[Cause, Known] | None = None) -> dict[str, bool]:
@@ -44,3 +46,27 @@ def test_what_fires_is_looked_at_however_many_workflows_there_are() -> None:
     found = looked_at(Rollups(many, []), Condition(when="window.count > 9", each="workflow", window_s=60), known)
     assert "zzz" in found
     assert len(found) == MOST_WORKFLOWS
+
+
+def test_others_have_their_turn_while_costly_rules_are_asked() -> None:
+    when = " && ".join(["window.results.all(a, window.results[a] >= 0)"] * 6)
+    rules = [ActiveRule("acme", f"r{number}", 1, Condition(when=when)) for number in range(40)]
+    rollups = Rollups([], [])
+    results = {f"result.{number}": Sums(1, 0, 0.0, None, None) for number in range(50)}
+    rollups.fine = {(Window(NOW_S - 300, NOW_S), "acme", ""): results}
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def both() -> None:
+        conditions, task = Conditions(rollups), asyncio.create_task(others())
+        await conditions.observe(rules, {}, SPAN)
+        task.cancel()
+
+    started_s = time.process_time()
+    asyncio.run(both())
+    assert turns >= min(10, (time.process_time() - started_s) / 0.02)
