@@ -55,9 +55,11 @@ class Snapshot(NamedTuple):
     details: FrameDetails | None = None
 
 
-def origin_of(history: str, key: ViewKey) -> str:
-    """Of what a position is: a history of the rollups, and what of them is shown (a client may have changed that since)."""
-    shown = hashlib.blake2b("\0".join((*key[:2], key.workflow_id or "", key.timeframe)).encode(), digest_size=4)
+def origin_of(history: str, key: ViewKey, version: int) -> str:
+    """Of what a position is: a history of the rollups, and what of them is shown (a client, or who defines the dashboard, may
+    have changed that since)."""
+    parts = (*key[:2], key.workflow_id or "", key.timeframe, str(version))
+    shown = hashlib.blake2b("\0".join(parts).encode(), digest_size=4)
     return f"{history}{shown.hexdigest()}" if history else ""
 
 
@@ -69,7 +71,8 @@ class ViewState:
         self.key, self.defined = key, defined
         self.needs = needs_of(defined.dashboard, key.workflow_id)
         self.position, self.recomputing = snapshot.position, snapshot.recomputing
-        self.origin, self.trail = "" if snapshot.recomputing else origin_of(snapshot.origin, key), Trail(snapshot.position)
+        self.origin = "" if snapshot.recomputing else origin_of(snapshot.origin, key, defined.version)
+        self.trail = Trail(snapshot.position)
         self.verified_through_s = snapshot.verified_through_s
         self._told_verified: tuple[int | None, float] = (snapshot.verified_through_s, 0.0)
         self._workflows = snapshot.workflows

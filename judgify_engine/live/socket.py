@@ -7,7 +7,6 @@ an idle socket costs a few KB. Nothing is written while the kernel takes no more
 import asyncio
 import contextlib
 import socket
-import struct
 from typing import Protocol
 
 from aiohttp import WSCloseCode, web
@@ -18,6 +17,10 @@ from judgify_engine.wire.websocket import Incoming, Message
 
 SEND_BUFFER_BYTES = 64 * 1024
 """Of the kernel (it doubles that): enough for some messages a second over any distance; what one that reads nothing costs."""
+
+
+ANSWER_S = 5.0
+"""How long a client that says goodbye may take what was sent."""
 
 
 class Owner(Protocol):
@@ -79,17 +82,13 @@ class Socket(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes from the client (asyncio.Protocol)."""
         try:
-            controls = self._incoming.feed(data)
+            for opcode, payload in self._incoming.feed(data):
+                if opcode == websocket.CLOSE:
+                    return self._answer_close(websocket.code_of(payload), b"")
+                if opcode == websocket.PING:
+                    self._ping = payload
         except Corrupt as error:
-            self._answer_close(WSCloseCode.PROTOCOL_ERROR, error.detail.encode())
-            return
-        for opcode, payload in controls:
-            if opcode == websocket.CLOSE:
-                code = struct.unpack("!H", payload[:2])[0] if len(payload) >= 2 else WSCloseCode.OK
-                self._answer_close(code, b"")
-                return
-            if opcode == websocket.PING:
-                self._ping = payload
+            return self._answer_close(WSCloseCode.PROTOCOL_ERROR, error.detail.encode())
         if not self.paused:
             self._answer_ping()
 
@@ -105,7 +104,15 @@ class Socket(asyncio.Protocol):
         if not self.ending:
             self.ending = True
             transport.write(websocket.close_frame(code, reason))
-        transport.close()
+        self.eof_received()
+
+    def eof_received(self) -> None:
+        """The client has ended its side (asyncio.Protocol): so does this one, once that has taken what was written."""
+        self.ending = True
+        if self._transport is not None:
+            self._transport.close()
+        if self._timer is None:  # one that reads nothing never would
+            self._timer = self._loop.call_later(ANSWER_S, self.abort)
 
     def pause_writing(self) -> None:
         """The kernel takes no more (asyncio.Protocol)."""

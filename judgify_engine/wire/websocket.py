@@ -39,6 +39,16 @@ def frame(opcode: int, payload: bytes, *, compressed: bool = False) -> bytes:
     return struct.pack("!BBQ", first, 127, length) + payload
 
 
+def code_of(goodbye: bytes) -> int:
+    """The code in a client's goodbye, which is answered with the same. Raises Corrupt for one that may not be sent."""
+    if not goodbye:
+        return 1000
+    code = int.from_bytes(goodbye[:2], "big")
+    if len(goodbye) < 2 or not ((1000 <= code <= 1014 and code not in (1004, 1005, 1006)) or 3000 <= code <= 4999):
+        raise Corrupt("a goodbye must have a code that may be sent, or none")
+    return code
+
+
 def close_frame(code: int, reason: bytes = b"") -> bytes:
     """A goodbye with its code."""
     return frame(CLOSE, struct.pack("!H", code) + reason[: LONGEST_CONTROL - 2])
@@ -118,8 +128,8 @@ def _check(first: int, second: int, opcode: int, length: int) -> None:
         raise Corrupt("a client's frames must be masked")
     if first & 0x30 or opcode not in (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG):
         raise Corrupt(f"no known frame begins with {first:#04x}")
-    if opcode >= CLOSE and (length > LONGEST_CONTROL or not first & _FINAL):
-        raise Corrupt("a control frame must be short and whole")
+    if opcode >= CLOSE and (length > LONGEST_CONTROL or not first & _FINAL or first & _COMPRESSED):
+        raise Corrupt("a control frame must be short, whole and not compressed")
 
 
 def _unmask(mask: bytes, payload: bytes) -> bytes:

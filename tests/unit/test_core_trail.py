@@ -14,7 +14,7 @@ from judgify_engine.core.trail import Resume, Trail
 from judgify_engine.core.view import MAX_WORKFLOWS, Snapshot, ViewKey, ViewState, origin_of
 from judgify_engine.units import Position
 
-OURS = origin_of("a", KEY)
+OURS = origin_of("a", KEY, SHOWN.version)
 
 
 class Shown:
@@ -130,15 +130,25 @@ def test_the_rest_is_only_what_changed() -> None:
 @pytest.mark.parametrize(
     "resume",
     [
-        Resume(Position(50, 0), origin_of("b", KEY)),
-        Resume(Position(50, 0), origin_of("a", KEY._replace(timeframe="6h"))),
-        Resume(Position(50, 0), origin_of("a", KEY._replace(workflow_id="w"))),
+        Resume(Position(50, 0), origin_of("b", KEY, SHOWN.version)),
+        Resume(Position(50, 0), origin_of("a", KEY._replace(timeframe="6h"), SHOWN.version)),
+        Resume(Position(50, 0), origin_of("a", KEY._replace(workflow_id="w"), SHOWN.version)),
         Resume(Position(50, 0), OURS, SHOWN.version + 1),
+        Resume(Position(50, 0), origin_of("a", KEY, SHOWN.version + 1)),
         Resume(Position(50, 0), None),
         Resume(Position(49, 9), OURS),
         Resume(Position(51, 0), OURS),
     ],
-    ids=["of another server", "of a time frame", "of a workflow", "of a definition", "of who knows", "too old", "ahead"],
+    ids=[
+        "of another server",
+        "of a time frame",
+        "of a workflow",
+        "of a definition",
+        "of one that is not named",
+        "of who knows",
+        "too old",
+        "ahead",
+    ],
 )
 def test_what_is_not_known_is_not_recovered(resume: Resume) -> None:
     assert state_of([row()], Position(50, 0)).rest(resume, NOW_S) is None

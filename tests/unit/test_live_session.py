@@ -9,17 +9,19 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 from support.waiting import until
+from test_wire_websocket import masked
 
 from judgify_engine.core.trail import Resume
 from judgify_engine.core.view import ViewKey
 from judgify_engine.live import session as module
+from judgify_engine.live import socket as socket_module
 from judgify_engine.live.hub import Hub
 from judgify_engine.live.session import DashboardRoutes
 from judgify_engine.live.view import Outlet
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.access import Access, Grant
 from judgify_engine.pipeline.quotas import Quotas
-from judgify_engine.wire.websocket import Message
+from judgify_engine.wire.websocket import CLOSE, Message
 
 LARGE = Message(b"x" * 1_000_000)
 
@@ -82,6 +84,22 @@ async def stalled(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
         assert flood.sent <= 2, "what does not go out is not written"
         yield Served(flood, dashboards, runner, client)
     await runner.cleanup()
+
+
+@pytest.mark.parametrize("said", [masked(CLOSE, b"\x03\xe8"), masked(3, b"")], ids=["goodbye", "no frame at all"])
+async def test_who_says_goodbye_and_reads_nothing_is_cut_off(
+    stalled: Served, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    """Or it would hold its place, and its tenant's, for as long as it likes."""
+    monkeypatch.setattr(socket_module, "ANSWER_S", 0.05)
+    await asyncio.get_running_loop().sock_sendall(stalled.client, said)
+    await until(lambda: stalled.flood.left == 1, "its session ends", 5)
+
+
+async def test_who_ends_its_side_and_reads_nothing_is_cut_off(stalled: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_module, "ANSWER_S", 0.05)
+    stalled.client.shutdown(socket.SHUT_WR)
+    await until(lambda: stalled.flood.left == 1, "its session ends", 5)
 
 
 async def test_a_stop_does_not_wait_for_a_dashboard_that_reads_nothing(stalled: Served) -> None:

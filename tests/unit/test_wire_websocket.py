@@ -20,6 +20,7 @@ from judgify_engine.wire.websocket import (
     Message,
     accept_of,
     close_frame,
+    code_of,
     frame,
 )
 
@@ -100,8 +101,16 @@ def test_one_byte_at_a_time() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [frame(TEXT, b"x"), masked(3, b""), masked(11, b""), masked(PING, b"x" * 126), masked(PING, b"", final=False), b"\xb1\x80"],
-    ids=["not masked", "unknown", "unknown control", "long control", "cut control", "reserved bits"],
+    [
+        frame(TEXT, b"x"),
+        masked(3, b""),
+        masked(11, b""),
+        masked(PING, b"x" * 126),
+        masked(PING, b"", final=False),
+        b"\xb1\x80",
+        b"\xc9\x80",
+    ],
+    ids=["not masked", "unknown", "unknown control", "long control", "cut control", "reserved bits", "compressed control"],
 )
 def test_what_no_client_may_send_is_refused(data: bytes) -> None:
     with pytest.raises(Corrupt):
@@ -117,6 +126,18 @@ def test_any_bytes_are_read_or_refused_and_little_is_kept(pieces: list[bytes]) -
     except Corrupt:
         return
     assert len(incoming._rest) <= 14 + 125
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1011, 1014, 3000, 4999])
+def test_a_goodbye_is_answered_with_its_code(code: int) -> None:
+    assert code_of(struct.pack("!H", code) + b"why") == code
+    assert code_of(b"") == 1000
+
+
+@pytest.mark.parametrize("said", [b"\x03", *(struct.pack("!H", code) for code in (0, 999, 1004, 1005, 1006, 1015, 2999, 5000))])
+def test_a_code_that_nobody_may_send_is_not_sent_back(said: bytes) -> None:
+    with pytest.raises(Corrupt):
+        code_of(said)
 
 
 def test_a_goodbye_fits_a_control_frame() -> None:
