@@ -23,6 +23,11 @@ from .test_workers import database_of, figures, holder
 
 TOTAL = "SELECT count(*) FROM judgment_executions WHERE tenant_id = $1"
 BASE = "websocket_notifications"
+FORGETFUL = "from judgify_engine.live import hub; hub.KEEP_S = 1.0\n"
+"""A view that nobody watches is forgotten soon."""
+PATIENT = "from judgify_engine.live import hearing; hearing.SILENCE_S = 15.0\n"
+PATIENT += "from judgify_engine.cdc import holder; holder.BEHIND_S = 15.0\n"
+"""On a busy machine a beat or the log may be late, and views are read anew meanwhile; that is for other tests."""
 
 
 @pytest.fixture
@@ -37,9 +42,17 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 @pytest.fixture
 def start(database: Database, redis: RedisServer, start_engine: Callable[..., Engine]) -> Callable[..., Engine]:
     """Start a process on the test's database and Redis; what a dashboard shows comes live or not at all for an hour."""
-    settings = {"JUDGIFY_REDIS_URL": redis.url, "JUDGIFY_LIVE_REFRESH_INTERVAL_S": "3600"}
-    prelude = "from judgify_engine.live import hub; hub.KEEP_S = 1.0"  # a view that nobody watches
-    return lambda: start_engine(database, settings=settings, prelude=prelude)
+    return lambda: start_engine(database, settings=_live_only(redis), prelude=FORGETFUL)
+
+
+@pytest.fixture
+def start_patient(database: Database, redis: RedisServer, start_engine: Callable[..., Engine]) -> Callable[..., Engine]:
+    """The same where all must come live."""
+    return lambda: start_engine(database, settings=_live_only(redis), prelude=FORGETFUL + PATIENT)
+
+
+def _live_only(redis: RedisServer) -> dict[str, str]:
+    return {"JUDGIFY_REDIS_URL": redis.url, "JUDGIFY_LIVE_REFRESH_INTERVAL_S": "3600"}
 
 
 async def figure(client: Client, name: str, **labels: str) -> float:
@@ -54,10 +67,6 @@ async def figure(client: Client, name: str, **labels: str) -> float:
 
 async def reads_log(client: Client) -> bool:
     return bool((await client.get("/ready")).json["log_reader"] == "this process")
-
-
-PATIENT = "from judgify_engine.live import hearing; hearing.SILENCE_S = 15.0"
-"""On a busy machine a beat may be late, and views are read anew meanwhile; that is for other tests."""
 
 
 @contextlib.asynccontextmanager
@@ -115,9 +124,9 @@ async def more(load: Load, count: int = 200) -> None:
 
 
 async def test_every_process_shows_every_change_at_once(
-    database: Database, redis: RedisServer, start: Callable[..., Engine]
+    database: Database, redis: RedisServer, start_patient: Callable[..., Engine]
 ) -> None:
-    async with processes(start, 3) as (engines, clients):
+    async with processes(start_patient, 3) as (engines, clients):
         dashboards = [await watch(client) for client in clients]
         await asyncio.gather(*(dashboard.shows(0) for dashboard in dashboards))
         async with Load(engines[1].url, "test-token", workers=8) as one, Load(engines[2].url, "test-token", workers=8) as two:
@@ -138,9 +147,9 @@ async def test_every_process_shows_every_change_at_once(
 
 
 async def test_a_process_is_told_what_its_clients_watch_and_no_more(
-    database: Database, redis: RedisServer, start: Callable[..., Engine]
+    database: Database, redis: RedisServer, start_patient: Callable[..., Engine]
 ) -> None:
-    async with processes(start, 3) as (engines, _), contextlib.AsyncExitStack() as stack:
+    async with processes(start_patient, 3) as (engines, _), contextlib.AsyncExitStack() as stack:
         tenants = [await stack.enter_async_context(new_tenant(engines[0].url, database)) for _ in range(3)]
         # Who watches: the first tenant the reader of the log and the second process, the next one the second and the third.
         mine, shared, nobodys = tenants
@@ -316,9 +325,9 @@ async def test_workers_behind_one_port_show_the_same(start_engine: Callable[...,
 
 
 async def test_a_definition_and_all_its_charts_show_where_another_process_reads_the_log(
-    database: Database, start: Callable[..., Engine]
+    database: Database, start_patient: Callable[..., Engine]
 ) -> None:
-    async with processes(start, 2) as (engines, clients):
+    async with processes(start_patient, 2) as (engines, clients):
         for workflow in ("check", "check", "other", "other"):
             await clients[0].put_workflow(workflow, TRACKING)
         dashboard = await watch(clients[1], "plant", "?timeframe=6h")
