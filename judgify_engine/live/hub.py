@@ -1,8 +1,7 @@
 """From deltas to sockets: views that dashboards share, updated as changes are rolled up, pushed at once but at a bounded pace.
 
-A view is loaded from the rollups at one position and then follows the deltas from there, or, in a process that does not read
-the log, the portions of them that come by the relay (`Feed`). Where one does not follow on the view, what was missed is looked
-up, or the view is read anew. Where neither comes, views are read anew every second.
+A view follows the deltas, or, in a process that does not read the log, the portions of them that come by the relay (`Feed`).
+How it is read, and what becomes of one that missed something, is in `live/reading`.
 """
 
 import asyncio
@@ -10,53 +9,33 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 from judgify_engine.config import LiveConfig
-from judgify_engine.core.dashboards import BUILT_IN, Defined, Needs, needs_of
+from judgify_engine.core.dashboards import Defined
 from judgify_engine.core.model import Change
 from judgify_engine.core.portion import Portion
 from judgify_engine.core.rollup import Delta
 from judgify_engine.core.trail import Resume
-from judgify_engine.core.view import Snapshot, ViewKey, ViewState
-from judgify_engine.errors import Overloaded, RetryLater
+from judgify_engine.core.view import ViewKey
+from judgify_engine.errors import Overloaded
 from judgify_engine.live.feed import Feed
+from judgify_engine.live.reading import Readings, SnapshotSource, built_in
 from judgify_engine.live.view import Client, View
 from judgify_engine.observe.metrics import Metrics
-from judgify_engine.units import Position
 
 log = logging.getLogger(__name__)
 
-STANDBY_REFRESH_S = 1.0
 LOOK_S = 0.1
 """How often it is looked for rates that fell, and for views that are to be read."""
 SHORTEST_S = 0.005
-PAUSE_S = 0.25
-"""From one reading of a view to the next because it missed something: what it misses may come all the time."""
 PUSH_SHARE = 3
 """Pushing takes at most one part in so many of the time: with many sockets the pace falls, and not the rest of the process."""
 KEEP_S = 30.0
 """How long a view that nobody watches follows on: a client that lost its connection comes back to it."""
-READS = 3
-"""Of a view, for one socket that begins."""
-MENDING = 4
-"""Views that look up at once what they missed."""
 SLICE = 20
 """Views looked at before others get the event loop."""
 MAX_VIEWS = 1000
 MAX_VIEWS_OF_TENANT = 100
-
-
-class SnapshotSource(Protocol):
-    """Where the rollups are."""
-
-    async def snapshot(self, key: ViewKey, needs: Needs) -> Snapshot: ...
-    async def position(self) -> Position: ...
-
-
-async def built_in(tenant_id: str, dashboard_id: str) -> Defined:
-    """Where nobody defines dashboards."""
-    return Defined(0, BUILT_IN)
 
 
 class Hub:
@@ -74,15 +53,14 @@ class Hub:
     ) -> None:
         """`verified_s`: up to where the rollups are verified (None: nobody says; it is written down now and then).
         `defined`: what a tenant's dashboard is just now."""
-        self._source, self._follows, self._config, self._metrics, self._feed = source, follows, config, metrics, feed
-        self._verified_s, self._defined = verified_s, defined
+        self._config, self._metrics, self._feed, self._verified_s, self._defined = config, metrics, feed, verified_s, defined
         self._views: dict[ViewKey, View] = {}
         self._of_tenant: dict[str, set[View]] = {}
         self._due: set[View] = set()
         """Views with something to push."""
         self._wake = asyncio.Event()
         self._interval_s = config.push_interval_s
-        self._mending = asyncio.Semaphore(MENDING)
+        self._readings = Readings(source, follows, config, metrics, feed, defined, self._is_kept, self._has_news)
         self.sockets = 0
 
     async def join(self, key: ViewKey, resume: Resume | None = None) -> Client:
@@ -96,28 +74,11 @@ class Hub:
         self.sockets += 1
         self._wake.set()
         try:
-            await self._be_current(view, resume)
+            await self._readings.be_current(view, resume)
         except BaseException:
             self.leave(client)
             raise
         return client
-
-    async def _be_current(self, view: View, resume: Resume | None) -> None:
-        """A socket may come from another process, one that read the log and is gone: it must not be shown less than there."""
-        ahead = resume is not None and view.state is not None and resume.position > view.state.position
-        if ahead or not self._follows():
-            try:
-                view.at_least = max(view.at_least, await self._source.position())
-            except RetryLater:
-                if view.state is None:
-                    raise
-        for _ in range(READS):  # one may have begun before
-            state = view.state
-            if state is not None and (
-                state.recomputing or self._feed.through(view.key.tenant_id, state.position) >= view.at_least
-            ):
-                return
-            await asyncio.shield(self._load(view))
 
     def _new_view(self, key: ViewKey) -> View:
         of_tenant = self._of_tenant.get(key.tenant_id, ())
@@ -140,7 +101,7 @@ class Hub:
         if client in view.clients:
             view.clients.remove(client)
             self.sockets -= 1
-        if not view.clients and self._views.get(view.key) is view:
+        if not view.clients and self._is_kept(view):
             view.idle_s = asyncio.get_running_loop().time()
             if view.state is None:
                 self._forget(view)
@@ -158,8 +119,14 @@ class Hub:
         """A socket takes messages again."""
         if client.behind:
             client.view.late = True
-            self._due.add(client.view)
-            self._wake.set()
+            self._has_news(client.view)
+
+    def _is_kept(self, view: View) -> bool:
+        return self._views.get(view.key) is view
+
+    def _has_news(self, view: View) -> None:
+        self._due.add(view)
+        self._wake.set()
 
     def rolled_up(self, delta: Delta, workflows: Sequence[Change]) -> None:
         """Follow the change stream (a `ChangeSink`)."""
@@ -176,8 +143,7 @@ class Hub:
                 if view.missed or view.void:
                     self._forget(view)
             elif view.missed or (view.state is not None and view.state.changed):
-                self._due.add(view)
-                self._wake.set()
+                self._has_news(view)
 
     def reload(self) -> None:
         """The rollups were changed otherwise than by a delta: read every view anew."""
@@ -209,8 +175,7 @@ class Hub:
                 if view.idle_s is not None:
                     self._forget(view)
                     continue
-                self._due.add(view)
-                self._wake.set()
+                self._has_news(view)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Push, refresh and reload, until `stop`."""
@@ -247,15 +212,14 @@ class Hub:
 
     async def _tend(self, view: View, now_s: float) -> None:
         """Push what is new, unless that was done just now; read anew what must be, or was not for a while."""
-        if view.idle_s is not None and now_s - view.idle_s > KEEP_S and self._views.get(view.key) is view:
+        if view.idle_s is not None and now_s - view.idle_s > KEEP_S and self._is_kept(view):
             self._forget(view)
         if view.state is None or view.idle_s is not None:
             self._due.discard(view)
             return
         if view.void or view.missed:
             self._due.discard(view)
-            if view.loading is None and now_s >= max(view.not_before_s, view.missed * (view.loaded_s + PAUSE_S)):
-                self._load(view).add_done_callback(_heard)
+            self._readings.mend_if_due(view, now_s)
             return
         verified_s = self._verified_s()
         if verified_s is not None:
@@ -265,9 +229,7 @@ class Hub:
             if view.has_news(time.time()):
                 view.pushed_s = now_s
                 await self._push(view)
-        every_s = self._config.refresh_interval_s if self._is_live(view) else STANDBY_REFRESH_S
-        if now_s - view.loaded_s >= every_s and view.loading is None:
-            self._load(view).add_done_callback(_heard)
+        self._readings.refresh_if_due(view, now_s)
 
     async def _push(self, view: View) -> None:
         took_s, slices = 0.0, view.push()
@@ -282,86 +244,3 @@ class Hub:
             await asyncio.sleep(0)
         view.cost_s = took_s
         self._metrics.push.observe(took_s)
-
-    def _is_live(self, view: View) -> bool:
-        return self._follows() or self._feed.follows(view.key.tenant_id)
-
-    def _load(self, view: View) -> "asyncio.Task[None]":
-        """Mend a view or read it anew; one task at a time for each."""
-        if view.loading is None:
-            view.loading = asyncio.get_running_loop().create_task(self._read(view), name="view-load")
-        return view.loading
-
-    async def _read(self, view: View) -> None:
-        loop = asyncio.get_running_loop()
-        void = missed = False
-        try:
-            if self._views.get(view.key) is view:  # before it is read, so that nothing comes unheard in between
-                await self._feed.ready(view.key.tenant_id)
-            void, missed = view.void, view.missed
-            view.backlog, view.void, view.missed = [], False, False
-            if view.state is None or void or not missed or not await self._mend(view, view.state):
-                await self._read_anew(view)
-        except Exception as error:
-            view.void = view.void or void or missed
-            if view.state is None or not isinstance(error, RetryLater):
-                raise
-            log.warning("a dashboard could not be refreshed", extra={"reason": str(error)})
-        finally:
-            view.not_before_s = loop.time() + STANDBY_REFRESH_S if view.void else 0.0
-            view.backlog = None
-            view.loading = None
-
-    async def _read_anew(self, view: View) -> None:
-        loop = asyncio.get_running_loop()
-        live, epoch = self._is_live(view), self._feed.epoch
-        try:
-            defined = await self._defined(*view.key[:2])
-            state = await self._cached(view, defined)
-            if state is None:
-                needs = needs_of(defined.dashboard, view.key.workflow_id)
-                snapshot = await self._source.snapshot(view.key, needs)
-                await self._feed.cache.put(view.key, needs, epoch, snapshot)
-                state = ViewState(view.key, defined, snapshot)  # from here on the snapshot is a part of it, and changes with it
-                view.missed |= not view.add_backlog(state)
-            before, view.state, view.backlog = view.state, state, None
-            if before is not None:
-                state.keep_rate_of(before, loop.time() - view.loaded_s, live)
-                if not view.void and (live or not state.says_the_same_as(before)):
-                    view.renew()
-                    self._due.add(view)
-                    self._wake.set()
-            if not view.late:
-                state.settle()
-        finally:
-            view.loaded_s = loop.time()
-
-    async def _cached(self, view: View, defined: Defined) -> ViewState | None:
-        """The state that another process has read, and all that followed on it."""
-        snapshot = await self._feed.cache.get(view.key, needs_of(defined.dashboard, view.key.workflow_id))
-        if snapshot is None:
-            return None
-        state = ViewState(view.key, defined, snapshot)
-        complete = await self._catch_up(view, state)
-        return state if complete and self._feed.through(view.key.tenant_id, state.position) >= view.at_least else None
-
-    async def _mend(self, view: View, state: ViewState) -> bool:
-        """Add what was missed, if the streams have it; else the state stays true for its position."""
-        mended = await self._catch_up(view, state)
-        self._metrics.relay_gaps["stream" if mended else "tables"] += 1
-        if mended:
-            self._due.add(view)
-            self._wake.set()
-        return mended
-
-    async def _catch_up(self, view: View, state: ViewState) -> bool:
-        """Add what the stream has and what came meanwhile. False: that is not all, but the state is true for its position."""
-        tenant_id = view.key.tenant_id
-        async with self._mending:
-            portions = await self._feed.missed(tenant_id, state.position)
-        return all(map(state.add, portions)) and view.add_backlog(state) and self._feed.complete(tenant_id, state.position)
-
-
-def _heard(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.error("a dashboard could not be loaded", exc_info=task.exception())

@@ -18,6 +18,7 @@ from judgify_engine.core.view import Snapshot, ViewKey
 from judgify_engine.errors import DatabaseUnavailable, Overloaded
 from judgify_engine.live import definitions as definitions_module
 from judgify_engine.live import hub as module
+from judgify_engine.live import reading as reading_module
 from judgify_engine.live.definitions import Definitions as DefinitionWatch
 from judgify_engine.live.feed import NoFeed
 from judgify_engine.live.hub import Hub
@@ -95,7 +96,7 @@ class Strange(Empty):
 
 async def test_what_must_be_read_anew_is_after_any_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise changes would be added to figures that are void."""
-    monkeypatch.setattr(module, "STANDBY_REFRESH_S", 0.02)
+    monkeypatch.setattr(reading_module, "STANDBY_REFRESH_S", 0.02)
     monkeypatch.setattr(module, "LOOK_S", 0.01)
     source, stop = Strange(), asyncio.Event()
     hub = Hub(source, lambda: True, load(environ={}).live, Metrics(), NoFeed())
@@ -129,7 +130,7 @@ async def test_a_tenant_without_dashboards_is_not_heard_for_ever(monkeypatch: py
     hub = Hub(Empty(), lambda: True, load(environ={}).live, Metrics(), ear)
     client = await hub.join(key("acme", 0))
     assert ear.needed == {"acme"}
-    reading = hub._load(client.view)
+    reading = hub._readings.load(client.view)
     hub.leave(client)
     await reading
     running = asyncio.create_task(hub.run(stop))
@@ -140,7 +141,7 @@ async def test_a_tenant_without_dashboards_is_not_heard_for_ever(monkeypatch: py
 
 async def test_a_repair_shows_also_where_nobody_tells_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """It changes figures, but not the position that they hold for."""
-    monkeypatch.setattr(module, "STANDBY_REFRESH_S", 0.02)
+    monkeypatch.setattr(reading_module, "STANDBY_REFRESH_S", 0.02)
     monkeypatch.setattr(module, "LOOK_S", 0.01)
     source, stop = Strange(), asyncio.Event()
     hub = Hub(source, lambda: False, load(environ={}).live, Metrics(), NoFeed())

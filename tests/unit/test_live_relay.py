@@ -25,6 +25,7 @@ from judgify_engine.core.view import Snapshot, ViewKey
 from judgify_engine.errors import StreamsUnavailable
 from judgify_engine.live import hearing as hearing_module
 from judgify_engine.live import hub as hub_module
+from judgify_engine.live import reading as reading_module
 from judgify_engine.live import relay as relay_module
 from judgify_engine.live.hearing import Hearing
 from judgify_engine.live.hub import Hub
@@ -182,7 +183,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hearing_module, "LINGER_S", 0.05)
     monkeypatch.setattr(hub_module, "LOOK_S", 0.01)
     monkeypatch.setattr(hub_module, "KEEP_S", 0.05)
-    monkeypatch.setattr(hub_module, "STANDBY_REFRESH_S", 30.0)  # what shows came by the relay
+    monkeypatch.setattr(reading_module, "STANDBY_REFRESH_S", 30.0)  # what shows came by the relay
 
 
 @pytest.fixture
@@ -564,7 +565,7 @@ async def test_while_redis_is_away_the_tables_are_looked_into_and_then_no_more(
     monkeypatch.setattr(hearing_module, "SILENCE_S", 0.1)
     wires.away = True
     await until(lambda: not other.hearing.hears, "the silence is noticed")
-    monkeypatch.setattr(hub_module, "STANDBY_REFRESH_S", 0.02)
+    monkeypatch.setattr(reading_module, "STANDBY_REFRESH_S", 0.02)
     for count in range(1, 4):
         rollups.roll_up("acme")
         await shows(client, count)
