@@ -193,7 +193,11 @@ class Hub:
                     cost_s = sum(view.cost_s for view in views if view.pushed_s > recently_s)
                     self._interval_s = max(self._config.push_interval_s, PUSH_SHARE * cost_s)
                 for number, view in enumerate(views, 1):
-                    await self._tend(view, loop.time())
+                    try:
+                        await self._tend(view, loop.time())
+                    except Exception:  # judging goes on, whatever happens to dashboards
+                        log.exception("a dashboard could not be pushed and is read anew")
+                        self._readings.give_up(view)
                     if number % SLICE == 0:
                         await asyncio.sleep(0)
                 next_s = min([look_s, *(view.pushed_s + self._interval_s for view in self._due)]) if self._views else None

@@ -83,6 +83,10 @@ class Readings:
         if view.loading is None and now_s >= max(view.not_before_s, view.missed * (view.loaded_s + PAUSE_S)):
             self.load(view).add_done_callback(_heard)
 
+    def give_up(self, view: View) -> None:
+        """Its state cannot be used: have it read anew, after a while."""
+        view.void, view.not_before_s = True, asyncio.get_running_loop().time() + STANDBY_REFRESH_S
+
     def refresh_if_due(self, view: View, now_s: float) -> None:
         """Begin to read a view anew that was not for a while."""
         every_s = self._config.refresh_interval_s if self.is_live(view) else STANDBY_REFRESH_S

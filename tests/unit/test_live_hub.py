@@ -356,6 +356,26 @@ async def test_what_was_repaired_meanwhile_is_not_taken_for_known(followed: Foll
     assert again.messages[0]["recovered"] is False
 
 
+async def test_a_view_that_cannot_be_told_stops_no_other(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor the process, which judges: it is read anew."""
+    monkeypatch.setattr(reading_module, "STANDBY_REFRESH_S", 0.02)
+    client, _ = await followed.watch()
+    other, sink = await followed.hub.join(key("acme", 1)), Sink()
+    other.begin(sink)
+    broken = client.view.state
+    assert broken is not None
+
+    def update(now_s: float) -> bytes:
+        raise KeyError("a figure that nobody foresaw")
+
+    monkeypatch.setattr(broken, "update", update)
+    followed.roll_up()
+    await followed.shows(sink)
+    await until(lambda: client.view.state is not broken, "it is read anew", 5)
+    followed.roll_up()
+    await followed.shows(sink)
+
+
 async def test_views_that_nobody_watches_make_room(hub: Hub) -> None:
     for number in range(3):
         hub.leave(await hub.join(key("acme", number)))
