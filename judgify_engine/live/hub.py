@@ -216,6 +216,7 @@ class Hub:
 
     async def _tend(self, view: View, now_s: float) -> None:
         """Push what is new, unless that was done just now; read anew what must be, or was not for a while."""
+        loop = asyncio.get_running_loop()
         if view.idle_s is not None and now_s - view.idle_s > KEEP_S and self._is_kept(view):
             self._forget(view)
         if view.state is None or view.idle_s is not None:
@@ -231,8 +232,10 @@ class Hub:
         if now_s - view.pushed_s >= self._interval_s:
             self._due.discard(view)
             if view.has_news(time.time()):
-                view.pushed_s = now_s
-                await self._push(view)
+                try:
+                    await self._push(view)
+                finally:
+                    view.pushed_s = loop.time()  # not before: a message that comes late must not be followed by one too soon
         self._readings.refresh_if_due(view, now_s)
 
     async def _push(self, view: View) -> None:
