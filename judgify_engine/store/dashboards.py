@@ -98,7 +98,7 @@ class DashboardStore:
                 dashboard_id,
                 expected,
             )
-        if done == "DELETE 0" and expected is not None:
+        if done == "DELETE 0" and expected is not None and (expected or await self.get(tenant_id, dashboard_id)):
             raise await self._mismatch(tenant_id, dashboard_id, expected)
         return bool(done != "DELETE 0")
 

@@ -106,7 +106,9 @@ async def test_of_two_who_read_the_same_version_one_learns_of_the_other(tenant: 
     winner = next(answer for answer in answers if answer.status == 200)
     assert (await tenant.get(f"{PATH}/d")).json == winner.json
     (await tenant.call("DELETE", f"{PATH}/d", headers={"If-Match": '"1"'})).problem(412, "version_mismatch")
+    (await tenant.call("DELETE", f"{PATH}/d", headers={"If-Match": '"0"'})).problem(412, "version_mismatch")
     assert (await tenant.call("DELETE", f"{PATH}/d", headers={"If-Match": '"2"'})).status == 204
+    (await tenant.call("DELETE", f"{PATH}/d", headers={"If-Match": '"0"'})).problem(404, "not_found")
     (await put(tenant, "d", named("late"), **{"If-Match": '"2"'})).problem(412, "version_mismatch")
     for wrong in ("2", "*", 'W/"2"', '"x"', ""):
         told = (await put(tenant, "d", named("x"), **{"If-Match": wrong})).problem(422, "invalid_field")
