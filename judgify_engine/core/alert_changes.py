@@ -42,6 +42,8 @@ class Seen(NamedTuple):
     observations: Iterable[Observation]
     """In the order of their times; what is not later than `Known.state.through_s` is passed over."""
     memory: bytes | None = None
+    anew: bool = False
+    """What is known of the cause is of something else, perhaps in other times: it ends, and this begins."""
 
 
 class Told(NamedTuple):
@@ -71,15 +73,17 @@ def changes(
     by_id = {(one.tenant_id, one.rule_id): one for one in rules}
     found = Changes([], [], [], through_s)
     looked_at: set[Cause] = set()
-    for cause, observations, memory in seen:
+    for cause, observations, memory, anew in seen:
         looked_at.add(cause)
         rule = by_id[cause.tenant_id, cause.rule_id]
         before = known.get(cause)
-        state = before.state if before is not None else CauseState()
+        state, ended = (before.state if before is not None else CauseState()), list[Event]()
+        if anew:
+            state, ended = end(state, through_s, gone["other"])
         looks = list(observations)
         timing = Timing(rule.rule.for_s, rule.rule.clear_for_s, rule.rule.severity)
         after, events = advance(state, looks, timing)
-        _note(found, cause, events, rule)
+        _note(found, cause, ended + events, rule)
         worth = after.phase != "inactive" or memory is not None or _failed(looks)
         if worth:
             now = Known(after, memory, rule.version)

@@ -61,7 +61,8 @@ class Anomalies:
             memory = None if stored is None or stored.memory is None else _decode(stored.memory)
             if memory is not None and memory.metric != of_what.metric:
                 memory = None
-            looks.append(_Look(cause, of_what, _settings(one), memory, -1 if newest_s is None else newest_s))
+            anew = stored is not None and memory is None  # of another metric, or of a condition
+            looks.append(_Look(cause, of_what, _settings(one), memory, -1 if newest_s is None else newest_s, anew))
         left = MOST_READ
         found = []
         for look in sorted(looks, key=lambda look: look.memory.through_s if look.memory is not None else 0):
@@ -70,7 +71,7 @@ class Anomalies:
             if left > 0:
                 observations, memory, read = await self._look(look)
                 left -= read
-            found.append(Seen(look.cause, observations, None if memory is None else _encode(memory)))
+            found.append(Seen(look.cause, observations, None if memory is None else _encode(memory), look.anew))
         return found
 
     async def _look(self, look: "_Look") -> tuple[list[Observation], Memory, int]:
@@ -114,6 +115,8 @@ class _Look(NamedTuple):
     memory: Memory | None
     newest_s: int
     """Start of the newest bucket that is over; -1: there is none."""
+    anew: bool
+    """What is known is of something else."""
 
 
 async def _judge(walk: Walk, buckets: Sequence[Bucket]) -> list[Observation]:

@@ -53,7 +53,8 @@ class Conditions:
             stored = of_rule.get((one.tenant_id, one.rule_id), set())
             for workflow_id in _workflows(found.rule, workflows.get(one.tenant_id, set()), stored):
                 cause = Cause(one.tenant_id, one.rule_id, workflow_id)
-                seen.append(Seen(cause, _looks(found, read, cause, span.instants, cause in known)))
+                anew = cause in known and known[cause].memory is not None  # of another kind
+                seen.append(Seen(cause, _looks(found, read, cause, span.instants, cause in known), anew=anew))
                 if time.perf_counter() > until_s:
                     await asyncio.sleep(0)  # judgments do not wait for all of them
                     until_s = time.perf_counter() + TURN_S

@@ -27,7 +27,11 @@ log = logging.getLogger(__name__)
 PROBES = 64
 COVER_S, POLL_S = 1.0, 0.05
 """How long, and how often, it is asked whether the rollups have come as far as the log was."""
-GONE = {"rule": "its rule was deleted or disabled", "unseen": "its rule does not look at it any more"}
+GONE = {
+    "rule": "its rule was deleted or disabled",
+    "unseen": "its rule does not look at it any more",
+    "other": "its rule looks at something else now",
+}
 
 
 class Probe(Protocol):

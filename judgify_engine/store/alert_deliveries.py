@@ -20,7 +20,11 @@ first AS (
           AND CASE WHEN e.event = d.event THEN e.id < d.id ELSE e.event = 'firing' END)
    ORDER BY d.tenant_id, d.sink_id, d.due_at
 ),
-fair AS (SELECT id, row_number() OVER (PARTITION BY tenant_id ORDER BY due_at) AS turn, due_at FROM first),
+fair AS (
+  SELECT f.id, f.due_at, row_number() OVER (PARTITION BY f.tenant_id ORDER BY f.due_at)
+         + (SELECT count(*) FROM busy AS b WHERE b.tenant_id = f.tenant_id) AS turn
+    FROM first AS f
+),
 picked AS (SELECT id FROM fair WHERE turn <= $4 ORDER BY turn, due_at LIMIT $3),
 taken AS (
   UPDATE alert_deliveries SET owner = $1, attempts = attempts + 1, due_at = clock_timestamp() + make_interval(secs => $2)
@@ -61,7 +65,7 @@ class AlertOutbox:
     async def claim(
         self, owner: str, lease_s: float, free: int, per_tenant: int, busy: Collection[tuple[str, str]]
     ) -> list[AlertDelivery]:
-        """Lease what is due, one for each sink that is not `busy`."""
+        """Lease what is due, one for each sink that is not `busy`, no more than `per_tenant` of a tenant with those."""
         columns = [one[0] for one in busy], [one[1] for one in busy]
         async with self._database.query() as connection:
             rows = await connection.fetch(_CLAIM, owner, lease_s, free, per_tenant, *columns)

@@ -13,6 +13,7 @@ from support.engine import Engine
 from support.receiver import Receiver, receiver
 from support.waiting import until
 
+from judgify_engine.pipeline.alert_deliveries import PER_TENANT
 from judgify_engine.store.pool import Database as Pools
 from judgify_engine.store.webhook_secrets import WebhookSecrets
 
@@ -241,6 +242,30 @@ async def test_what_became_worse_while_a_sink_was_down_is_told_once_when_it_is_b
     await one_alert(client, "resolved", delivered("resolved", "chat"))
     told = [json.loads(call.body)["text"].split("*")[1] for call in hearing.of("/away")[refused:]]
     assert told == ["CRITICAL", "RESOLVED"]
+
+
+async def test_sinks_that_hang_take_no_more_than_a_share_and_others_are_told(
+    client: Client, hearing: Receiver, alerting: Engine
+) -> None:
+    for number in range(12):
+        hearing.answers[f"/hang/{number}"] = ["hang"]
+        await put(client, f"alert-sinks/s{number}", {"kind": "slack", "url": f"{hearing.url}/hang/{number}"})
+    await put(client, "alert-rules/busy", {**BUSY, "window_s": 300})
+    await busy(client)
+
+    def hanging() -> int:
+        return sum(call.path.startswith("/hang") for call in hearing.calls)
+
+    await until(lambda: hanging() >= PER_TENANT - 1, "they hang", WITHIN_S)
+    assert alerting.database is not None
+    async with new_tenant(alerting.url, alerting.database) as other:
+        await put(other, "alert-sinks/hook", {"kind": "slack", "url": f"{hearing.url}/well"})
+        await put(other, "alert-rules/busy", {**BUSY, "window_s": 300})
+        await busy(other)
+        await until(lambda: len(hearing.of("/well")) == 1, "the other tenant is told", WITHIN_S)
+    waiting = {each["sink_id"]: each for alert in await alerts(client) for each in alert["deliveries"]}
+    attempts = [each["attempts"] for name, each in waiting.items() if name != "stream" and each["attempts"]]
+    assert hanging() <= PER_TENANT or max(attempts) > 1, "so many at once"
 
 
 async def test_a_sink_that_is_of_another_kind_now_is_not_told_again_and_again(client: Client, hearing: Receiver) -> None:

@@ -5,7 +5,7 @@ import random
 
 from judgify_engine.core.alert_changes import ActiveRule, Cause, Known, Seen, changes
 from judgify_engine.core.alert_rules import Anomaly
-from judgify_engine.core.alert_state import Event
+from judgify_engine.core.alert_state import CauseState, Event
 from judgify_engine.core.anomaly import Bucket
 from judgify_engine.core.samples import FINE_S
 from judgify_engine.pipeline import alert_anomalies
@@ -54,7 +54,7 @@ class Looker:
         """`covered`: the number of the bucket that is not over yet."""
         covered_s = START_S + covered * FINE_S
         seen = list(asyncio.run(Anomalies(self.stored).observe(self.rules, self.known, Span(0.0, covered_s, [covered_s]))))
-        found = changes(self.rules, seen, self.known, covered_s, {"rule": "", "unseen": ""})
+        found = changes(self.rules, seen, self.known, covered_s, {"rule": "", "unseen": "", "other": ""})
         self.known |= {cause: known for cause, known, _ in found.states}
         self.events += [told.event for row in found.events for told in row]
         self.times += [one.at_s for each in seen for one in each.observations]
@@ -187,3 +187,22 @@ def test_another_metric_begins_anew() -> None:
     looker.look()
     assert looker.known[CAUSE].memory is not None
     assert b'"through_s":0' in looker.known[CAUSE].memory
+
+
+def test_what_fires_by_a_condition_ends_when_its_rule_becomes_an_anomaly_of_long_ago() -> None:
+    stored = Stored()
+    for number, value in enumerate(values(8)):
+        stored.add(number, value)
+    looker = Looker(stored)
+    looker.known[CAUSE] = Known(CauseState("firing", START_S + 10**9, START_S + 10**9, severity="warning"), None, 1)
+    looker.look()
+    assert [event.kind for event in looker.events] == ["resolved"]
+    for number in range(8 * DAY_BUCKETS, 8 * DAY_BUCKETS + 10):
+        stored.add(number, 20.0)
+    looker.look()
+    looker.look()
+    assert [event.kind for event in looker.events] == ["resolved", "fired"]
+    looker.rules = (ActiveRule("acme", "heat", 2, Anomaly(metric="input.other", workflow_id="machine")),)
+    looker.look()
+    looker.look()
+    assert [event.kind for event in looker.events] == ["resolved", "fired", "resolved"]
