@@ -183,6 +183,7 @@ export class DashboardPanel {
       this.seen = this.address;
       byId("history").setAttribute("aria-busy", "false");
       this.checkVersion();
+      if (message.type === "initial_data") this.retryPast();
       void this.shell.askFiring();
     }
     this.schedule();
@@ -235,6 +236,13 @@ export class DashboardPanel {
     void loadPast(definition.charts, wanted, this.shell.context.fetchJson, past.abort.signal, done).then(() => {
       if (this.past === past) byId("history").setAttribute("aria-busy", "false");
     });
+  }
+
+  /** The server is there: what it could not say of the past while it was away is asked for again. */
+  private retryPast(): void {
+    if (![...(this.past?.figures.values() ?? [])].some((one) => one.data === null)) return;
+    this.past = null;
+    this.followPast();
   }
 
   /** Goes to the judgments behind a point. */
