@@ -130,8 +130,8 @@ test("the confidence distribution has the bins that the server counted, also whe
 test("a bin is named by its own edges", () => {
   const chart = { id: "c", type: "confidence_chart", title: null, width: "half", field: null, lines: [] } as unknown as ChartDefinition;
   const { when } = specOf(chart, ["count"], () => ({ bucketS: 300, timeframe: "1h", edges: [0, 0.884077, 0.938188, 1] }));
-  assert.match(when(0.97), /0\.938.*1\.000/);
-  assert.match(when(0.5), /0\.000.*0\.884/);
+  assert.ok(/0\.938.*1\.000/.test(when(0.97)));
+  assert.ok(/0\.000.*0\.884/.test(when(0.5)));
 });
 
 test("nice ceilings", () => {
