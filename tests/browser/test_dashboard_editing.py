@@ -233,6 +233,22 @@ async def test_long_names_fit(api: Client, browser: Browser, width: int) -> None
     assert browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
 
 
+async def test_what_cannot_be_shown_is_not_waited_for(api: Client, engine: Engine, browser: Browser) -> None:
+    await engine.database.do(
+        "INSERT INTO judgment_executions (tenant_id, workflow_id, input_data, final_result, confidence_score, method_used,"
+        f" execution_time_ms) VALUES ('{api.tenant_id}', 'by hand', '{{}}', '{{}}', 1, 'rule', 1)"
+    )
+    sign_in(browser, api)
+    await ready(browser)
+    await until(lambda: "by hand" in browser.run("return document.body.innerText"), "it is in the table")
+    link = "return document.querySelector('a[data-workflow=\"{}\"]').hasAttribute('href')"
+    assert browser.run(link.format("plant"))
+    assert not browser.run(link.format("by hand")), "figures of it alone cannot be asked for"
+    browser.open(f"{api.url}/?workflow_id=by%20hand&dashboard=none")
+    await ready(browser)
+    assert "none" in browser.run("return document.getElementById('notice').textContent"), "it says what is not there"
+
+
 async def test_korean_is_chosen_and_kept(api: Client, browser: Browser) -> None:
     sign_in(browser, api)
     await ready(browser)
