@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 from support.client import Client
@@ -51,13 +52,26 @@ async def test_an_alert_comes_and_is_seen_to(
         assert state == "firing"
         assert listed[0]["reason"] in words
         assert "<b>Busy</b>" in words
+        behind = browser.run("return document.querySelector('[data-of^=judgments]').getAttribute('href')")
+        since = parse_qs(behind.split("?")[1])["created_from"][0]
+        assert since == listed[0]["numbers"]["from"] < listed[0]["started_at"], "what made it fire came before it fired"
+        browser.run(
+            "window.kept = document.querySelector('[data-alert]'); document.querySelector('[data-alert] summary').focus()"
+        )
+        assert (await client.call("PUT", "/api/v1/alert-rules/more", body={**BUSY, "summary": "More"})).status == 201
+        await until(lambda: not browser.run("return window.kept.isConnected"), "the list is made anew", 60)
+        assert browser.run("return document.activeElement.tagName") == "SUMMARY", "the focus stays where it was"
+        assert (await client.call("PUT", "/api/v1/alert-rules/more", body={**BUSY, "enabled": False})).status == 200
+        await until(lambda: len(browser.run(LISTED)) == 1, "it is the only one again", 60)
+        browser.run("document.querySelector('[data-of^=acknowledge]').focus()")
         browser.click("[data-of^=acknowledge]")
 
         async def acknowledged() -> bool:
-            return (await client.get("/api/v1/alerts")).json["alerts"][0]["acknowledged_at"] is not None
+            return (await client.get("/api/v1/alerts?state=firing")).json["alerts"][0]["acknowledged_at"] is not None
 
         await until(acknowledged, "it is acknowledged")
         await until(lambda: browser.run("return !document.querySelector('[data-of^=acknowledge]')"), "and shown so")
+        assert browser.run("return document.activeElement.dataset.of").startswith("silence"), "the next button has the focus"
         browser.click("[data-of^=silence]")
         browser.type("dialog input[name=comment]", "we know")
         browser.click("dialog button[value=yes]")

@@ -18,6 +18,7 @@ pytestmark = [
 TITLES = "return [...document.querySelectorAll('#charts h3')].map(e => e.textContent)"
 PRESS = "[...document.querySelectorAll(`${arguments[0]} button`)].find(e => e.textContent === arguments[1]).click()"
 LISTED = "return [...document.querySelectorAll('#view-records tr[data-judgment] td:nth-child(2)')].map(e => e.textContent)"
+WITHOUT = "return [...document.querySelectorAll('#charts .note.center')].filter(e => !e.hidden).length"
 KEY = (
     "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0], bubbles: true, cancelable: true}));"
     "return document.getElementById('announcer').textContent"
@@ -198,6 +199,54 @@ async def test_the_past_is_shown_from_the_api(api: Client, browser: Browser) -> 
         lambda: "all 3" in browser.run("document.querySelector('[data-chart=count] .plot').focus();" + KEY, "End"), "live"
     )
     assert browser.complaints() == []
+
+
+async def test_the_past_is_asked_for_again_when_the_server_is_back(
+    database: Database, start_engine: Callable[..., Engine], browser: Browser
+) -> None:
+    engine = start_engine(database)
+    browser.open(f"{engine.url}/?code={engine.code}")
+    await ready(browser)
+    async with Client(engine.url, "test-token", "demo") as client:
+        await client.judge(70, "test-workflow-0")
+    await until(lambda: browser.value("total-executions") == "1", "there are figures")
+    engine.port = engine.listening_port
+    engine.kill()
+    browser.click("#earlier")
+    await until(lambda: browser.run(WITHOUT) > 0, "it says that there are no figures")
+    engine.start()
+    await until(lambda: browser.run(WITHOUT) == 0, "they are there", 40)
+    assert "until=" in browser.address
+    assert engine.terminate() == 0
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+async def test_long_names_fit(api: Client, browser: Browser, width: int) -> None:
+    charts = [{"id": "count", "type": "execution_count_chart", "title": "W" * 200}]
+    assert (await api.call("PUT", "/api/v1/dashboards/long", body={"name": "W" * 200, "charts": charts})).status == 201
+    browser.width(width)
+    sign_in(browser, api)
+    await ready(browser)
+    browser.open(f"{api.url}/?dashboard=long")
+    await titles(browser, ["W" * 200])
+    browser.run("const e = document.getElementById('firing'); e.hidden = false; e.textContent = '99+'")  # as many alerts do
+    assert browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+
+
+async def test_what_cannot_be_shown_is_not_waited_for(api: Client, engine: Engine, browser: Browser) -> None:
+    await engine.database.do(
+        "INSERT INTO judgment_executions (tenant_id, workflow_id, input_data, final_result, confidence_score, method_used,"
+        f" execution_time_ms) VALUES ('{api.tenant_id}', 'by hand', '{{}}', '{{}}', 1, 'rule', 1)"
+    )
+    sign_in(browser, api)
+    await ready(browser)
+    await until(lambda: "by hand" in browser.run("return document.body.innerText"), "it is in the table")
+    link = "return document.querySelector('a[data-workflow=\"{}\"]').hasAttribute('href')"
+    assert browser.run(link.format("plant"))
+    assert not browser.run(link.format("by hand")), "figures of it alone cannot be asked for"
+    browser.open(f"{api.url}/?workflow_id=by%20hand&dashboard=none")
+    await ready(browser)
+    assert "none" in browser.run("return document.getElementById('notice').textContent"), "it says what is not there"
 
 
 async def test_korean_is_chosen_and_kept(api: Client, browser: Browser) -> None:

@@ -13,6 +13,9 @@ export interface Asked {
 
 export const mainId = "main";
 
+/** Whether figures of this workflow alone can be asked for; rows that were written by hand may name others. */
+export const isWorkflowId = (text: string): boolean => /^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$/.test(text);
+
 export function readAddress(search: string): Asked {
   const query = new URLSearchParams(search);
   const timeframe = query.get("timeframe");
@@ -20,7 +23,7 @@ export function readAddress(search: string): Asked {
   return {
     dashboardId: query.get("dashboard") || mainId,
     timeframe: timeframe !== null && Object.hasOwn(timeframeS, timeframe) ? (timeframe as Timeframe) : null,
-    workflowId: query.get("workflow_id") || null,
+    workflowId: isWorkflowId(query.get("workflow_id") ?? "") ? query.get("workflow_id") : null,
     until: Number.isNaN(until) ? null : until / 1000,
   };
 }

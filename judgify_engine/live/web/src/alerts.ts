@@ -159,18 +159,25 @@ class AlertsPanel {
 
   private draw(page: AlertPage, next: boolean): void {
     const opened = new Set([...this.list.querySelectorAll<HTMLElement>("details[open]")].map((details) => details.dataset.of));
-    const focused = document.activeElement instanceof HTMLElement ? document.activeElement.dataset.of : undefined;
+    const focused = document.activeElement?.closest<HTMLElement>("[data-of]")?.dataset.of;
     const items = page.alerts.map((alert) => this.item(alert));
     if (next) this.list.append(...items);
     else this.list.replaceChildren(...items);
     for (const details of this.list.querySelectorAll("details")) details.open ||= opened.has(details.dataset.of);
-    if (focused) this.list.querySelector<HTMLElement>(`[data-of="${CSS.escape(focused)}"]`)?.focus();
+    if (focused) this.focus(focused);
     this.cursor = page.cursor;
     this.more.hidden = page.cursor === null;
     const none = t(this.state === "firing" ? "alerts.noneFiring" : "alerts.none");
     setText(this.note, this.list.children.length ? "" : none);
     const through = page.evaluated_through;
     if (through !== undefined) setText(this.evaluated, through === null ? t("alerts.notEvaluated") : t("alerts.evaluated", { time: stamp(through) }));
+  }
+
+  /** Gives the focus back to what was made anew; where its button is gone, to another one of the same alert. */
+  private focus(of: string): void {
+    const id = of.slice(of.indexOf(" ") + 1);
+    const wanted = [of, `silence ${id}`, `judgments ${id}`].map((name) => this.list.querySelector<HTMLElement>(`[data-of="${CSS.escape(name)}"]`)).find(Boolean);
+    (wanted?.querySelector<HTMLElement>("summary") ?? wanted)?.focus();
   }
 
   private item(alert: Alert): HTMLElement {
@@ -200,10 +207,10 @@ class AlertsPanel {
   }
 
   private tools(alert: Alert): HTMLElement {
-    const behind = new URLSearchParams({ created_from: alert.started_at });
+    const behind = new URLSearchParams({ created_from: windowStart(alert) });
     if (alert.resolved_at !== null) behind.set("created_to", alert.resolved_at);
     if (alert.workflow_id !== null) behind.set("workflow_id", alert.workflow_id);
-    const tools = el("p", { class: "buttons" }, el("a", { href: `#/judgments?${behind}` }, t("alerts.judgments")));
+    const tools = el("p", { class: "buttons" }, el("a", { href: `#/judgments?${behind}`, "data-of": `judgments ${alert.alert_id}` }, t("alerts.judgments")));
     if (!this.context.mayChange()) return tools;
     if (alert.acknowledged_at === null) {
       const acknowledge = button(t("alerts.acknowledge"), () => void this.change(`/api/v1/alerts/${encodeURIComponent(alert.alert_id)}/acknowledge`, "POST", {}));
@@ -263,6 +270,11 @@ class AlertsPanel {
       setText(this.note, wordsOf(error));
     }
   }
+}
+
+/** The figures that made it fire are of a window that ends where the alert begins. */
+function windowStart({ numbers: { from }, started_at }: Alert): string {
+  return typeof from === "string" && from < started_at ? from : started_at;
 }
 
 function acknowledgedWords(at: string, by: string | null): string {

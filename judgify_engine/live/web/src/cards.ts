@@ -99,7 +99,7 @@ export class Card {
   private make(names: readonly string[]): void {
     this.chart?.destroy();
     const { type } = this.definition;
-    const shown = () => ({ bucketS: this.drawnFrame!.bucketS, timeframe: this.timeframe });
+    const shown = () => ({ bucketS: this.drawnFrame!.bucketS, timeframe: this.timeframe, edges: this.plotted?.edges ?? [] });
     const spec = specOf(this.definition, names, shown);
     const pick = (index: number, line: number | null): void => {
       const { bucketS } = this.drawnFrame!;

@@ -30,6 +30,8 @@ export class DashboardPanel {
   /** The socket's address without a position, and whether figures of it have come: only to such can one come back. */
   private address = "";
   private seen = "";
+  /** Why another dashboard is shown than the one that was asked for. */
+  private missed = "";
   private frame = 0;
   private ticker = 0;
   private said: Status["kind"] = "connecting";
@@ -127,7 +129,7 @@ export class DashboardPanel {
     } catch (error) {
       if (loading.signal.aborted) return;
       if (error instanceof Refused && error.status === 404) {
-        this.shell.complain(t("dashboards.gone", { id }));
+        this.shell.complain((this.missed = t("dashboards.gone", { id })));
         if (id !== "main") this.shell.go(addressOf({ ...readAddress(location.search), dashboardId: "main" }), true);
         return;
       }
@@ -144,7 +146,8 @@ export class DashboardPanel {
     if (another) {
       this.state = { ...this.state, charts: new Map(), definitionVersion: null };
       this.address = this.seen = "";
-      this.shell.complain("");
+      this.shell.complain(this.missed);
+      this.missed = "";
     }
     this.chooser.show(stored.id, stored.definition.name);
     this.take(stored.definition);
@@ -183,6 +186,7 @@ export class DashboardPanel {
       this.seen = this.address;
       byId("history").setAttribute("aria-busy", "false");
       this.checkVersion();
+      if (message.type === "initial_data") this.retryPast();
       void this.shell.askFiring();
     }
     this.schedule();
@@ -235,6 +239,13 @@ export class DashboardPanel {
     void loadPast(definition.charts, wanted, this.shell.context.fetchJson, past.abort.signal, done).then(() => {
       if (this.past === past) byId("history").setAttribute("aria-busy", "false");
     });
+  }
+
+  /** The server is there: what it could not say of the past while it was away is asked for again. */
+  private retryPast(): void {
+    if (![...(this.past?.figures.values() ?? [])].some((one) => one.data === null)) return;
+    this.past = null;
+    this.followPast();
   }
 
   /** Goes to the judgments behind a point. */

@@ -19,7 +19,7 @@ export const compact = (n: number): string => (Math.abs(n) < 10 ? upToTwo.format
 /** A measured value, of any size. */
 export const measured = (value: number | null): string => (value === null ? none : significant.format(value));
 export const confidence = (value: number | null): string => (value === null ? none : three.format(value));
-export const bin = (value: number): string => two.format(value);
+export const bin = (value: number): string => three.format(value);
 
 export function rate(perS: number): string {
   return perS >= 1000 ? whole.format(perS) : one.format(perS);

@@ -22,6 +22,8 @@ export interface Plotted {
   /** Left and right edge of the x axis. */
   readonly from: number;
   readonly to: number;
+  /** Where the bins of a distribution begin, and where the last one ends. */
+  readonly edges?: readonly number[];
 }
 
 /** Lines of the types that always have the same ones. */
@@ -38,7 +40,8 @@ export const lineNames = {
 export const verdictsShown = 6;
 export const rest = "*";
 
-export const bins = 20;
+/** Of a distribution that has not come yet. */
+const bins = 20;
 
 /** The frame that ends with the bucket in which `now` (Unix seconds of the server) lies. */
 export function frameAt(now: number, bucketS: number, lengthS: number): Frame {
@@ -125,12 +128,14 @@ function stack(
   return { columns: [middles(at, frame), ...sums], values, names, from: frame.from, to: frame.to };
 }
 
-/** [[bin start, count], …] over 0..1. */
+/** [[bin start, count], …] up to 1: the bins are those that the server counted, each up to the next one's start. */
 function distribution(points: readonly Point[]): Plotted {
-  const known = byTime(points.map(([at, n]): Point => [Math.round(at * bins), n!]));
-  const numbers = Array.from({ length: bins }, (_, i) => i);
-  const values = [numbers.map((i) => figure(known.get(i)?.[1]) ?? 0)];
-  return { columns: [numbers.map((i) => (i + 0.5) / bins), ...values], values, names: lineNames.confidence_chart, from: 0, to: 1 };
+  const told = [...points].sort((a, b) => a[0] - b[0]);
+  const starts = told.length ? told.map(([at]) => at) : Array.from({ length: bins }, (_, i) => i / bins);
+  const edges = [...starts, 1];
+  const values = [starts.map((_, i) => figure(told[i]?.[1]) ?? 0)];
+  const middle = starts.map((start, i) => (start + edges[i + 1]!) / 2);
+  return { columns: [middle, ...values], values, names: lineNames.confidence_chart, from: 0, to: 1, edges };
 }
 
 const middles = (at: readonly number[], { bucketS }: Frame): number[] => at.map((start) => start + bucketS / 2);

@@ -27,9 +27,10 @@ export async function signIn(token: string): Promise<string | null> {
     return t("page.unreachable");
   }
   if (answer.ok) return null;
+  if (answer.status === 401) return t("login.invalid"); // in the person's language
   const problem = (await answer.json().catch(() => ({}))) as { detail?: unknown; title?: unknown };
   for (const words of [problem.detail, problem.title]) if (typeof words === "string" && words) return words;
-  return answer.status === 401 ? t("login.invalid") : t("page.answered", { status: answer.status });
+  return t("page.answered", { status: answer.status });
 }
 
 export async function signOut(): Promise<boolean> {

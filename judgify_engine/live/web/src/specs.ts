@@ -3,7 +3,7 @@ import type { ChartSpec, Line } from "./charts";
 import type { ChartDefinition } from "./definition";
 import * as format from "./format";
 import { t, type Key } from "./i18n";
-import { bins, lineNames, rest } from "./points";
+import { lineNames, rest } from "./points";
 import type { ChartType, Timeframe } from "./protocol";
 import { niceCeiling } from "./series";
 
@@ -80,11 +80,19 @@ export function lookOf(type: ChartType, names: readonly string[]): Look {
   }
 }
 
-/** Everything about a chart's look but what is chosen on it. `bucketS`, `timeframe`: of what is shown. */
-export function specOf(chart: ChartDefinition, names: readonly string[], shown: () => { bucketS: number; timeframe: Timeframe }): ChartSpec {
+/** Everything about a chart's look but what is chosen on it. `bucketS`, `timeframe`, `edges`: of what is shown. */
+export function specOf(
+  chart: ChartDefinition,
+  names: readonly string[],
+  shown: () => { bucketS: number; timeframe: Timeframe; edges: readonly number[] },
+): ChartSpec {
   const base = { ...lookOf(chart.type, names), thresholds: chart.lines };
   if (chart.type === "confidence_chart") {
-    const when = (middle: number): string => t("chart.binOf", { from: format.bin(middle - 0.5 / bins), to: format.bin(middle + 0.5 / bins) });
+    const when = (middle: number): string => {
+      const { edges } = shown();
+      const end = edges.findIndex((edge) => edge > middle);
+      return t("chart.binOf", { from: format.bin(edges[end - 1] ?? 0), to: format.bin(edges[end] ?? 1) });
+    };
     return { ...base, time: false, sync: null, when, tick: format.compact, steps: [0.1, 0.2, 0.25, 0.5] };
   }
   const when = (middle: number): string => {

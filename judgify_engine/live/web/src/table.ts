@@ -1,4 +1,5 @@
 // The table of workflows: one row each, in the order given; rows that stay are the same elements, so nothing jumps.
+import { isWorkflowId } from "./address";
 import { el, setText } from "./dom";
 import * as format from "./format";
 import { t } from "./i18n";
@@ -45,7 +46,7 @@ export class WorkflowTable {
       row = { root: el("tr", {}, el("th", { scope: "row" }, link), ...cells), link, cells };
       this.rows.set(id, row);
     }
-    row.link.href = this.href(id);
+    if (isWorkflowId(id)) row.link.href = this.href(id);
     setText(row.cells[0]!, format.count(total));
     setText(row.cells[1]!, format.percent(total ? good / total : null));
     setText(row.cells[2]!, format.milliseconds(workflow.mean_execution_time_ms));

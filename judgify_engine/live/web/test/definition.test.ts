@@ -49,7 +49,7 @@ test("a conflict names what differs", () => {
 test("addresses say what is shown, and are read back", () => {
   for (const asked of [
     { dashboardId: "main", timeframe: null, workflowId: null, until: null },
-    { dashboardId: "line-3", timeframe: "7d", workflowId: "a&b=c", until: 1_700_000_000 },
+    { dashboardId: "line-3", timeframe: "7d", workflowId: "a.b:c_-1", until: 1_700_000_000 },
   ] as const) {
     const address = addressOf(asked);
     assert.deepEqual(readAddress(address.slice(1)), asked);
@@ -59,6 +59,7 @@ test("addresses say what is shown, and are read back", () => {
 });
 
 test("only who saw figures names a position", () => {
+  assert.equal(readAddress("?workflow_id=by%20hand").workflowId, null, "no figures of it alone can be asked for");
   const asked = readAddress("?workflow_id=w");
   assert.equal(socketAddress(asked, "1h", null, 3), "/ws/dashboards/main?timeframe=1h&workflow_id=w");
   assert.equal(socketAddress(asked, "1h", "0/1-2@x", 3), "/ws/dashboards/main?timeframe=1h&workflow_id=w&position=0%2F1-2%40x&definition_version=3");

@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { backoffMs } from "../src/connection";
+import type { ChartDefinition } from "../src/definition";
 import * as format from "../src/format";
 import { frameAt, plot, rest } from "../src/points";
 import type { Point } from "../src/protocol";
 import { liveSeries, niceCeiling } from "../src/series";
+import { specOf } from "../src/specs";
 import { apply, initialState, type State } from "../src/state";
 
 const t0 = 1_700_000_000;
@@ -117,10 +119,19 @@ test("tracked inputs: mean, p95, min and max are drawn, the count is said", () =
   assert.equal(at(columns, bucket - 150), null, "no value is a gap, not a zero");
 });
 
-test("the confidence distribution has its 20 bins, whatever came", () => {
-  const { columns, from, to } = plot("confidence_chart", [[0.15000000000000002, 2], [0.95, 7]], frame)!;
-  assert.deepEqual([from, to, columns[0].length], [0, 1, 20]);
-  assert.deepEqual([columns[1]![3], columns[1]![19], columns[1]![0]], [2, 7, 0]);
+test("the confidence distribution has the bins that the server counted, also where their edges are crooked", () => {
+  const { columns, from, to, edges } = plot("confidence_chart", [[0, 0], [0.884077, 2], [0.938188, 7]], frame)!;
+  assert.deepEqual([from, to, edges], [0, 1, [0, 0.884077, 0.938188, 1]]);
+  assert.deepEqual(columns[1], [0, 2, 7]);
+  assert.ok(columns[0].every((x, i) => edges![i]! < x && x < edges![i + 1]!), "each in its bin");
+  assert.equal(plot("confidence_chart", [], frame)!.columns[0].length, 20);
+});
+
+test("a bin is named by its own edges", () => {
+  const chart = { id: "c", type: "confidence_chart", title: null, width: "half", field: null, lines: [] } as unknown as ChartDefinition;
+  const { when } = specOf(chart, ["count"], () => ({ bucketS: 300, timeframe: "1h", edges: [0, 0.884077, 0.938188, 1] }));
+  assert.ok(/0\.938.*1\.000/.test(when(0.97)));
+  assert.ok(/0\.000.*0\.884/.test(when(0.5)));
 });
 
 test("nice ceilings", () => {
