@@ -132,7 +132,7 @@ class Hub:
         """Follow the change stream (a `ChangeSink`)."""
         if delta.truncated:
             return self.reload()
-        for tenant_id in self._of_tenant:
+        for tenant_id in list(self._of_tenant):  # an idle view that lacks something is forgotten
             self.heard(tenant_id, Portion(0, delta.base, delta.position, *delta.shares.get(tenant_id, ([], []))))
 
     def heard(self, tenant_id: str, portion: Portion) -> None:

@@ -113,7 +113,7 @@ async def test_openapi_describes_every_route_and_only_those(engine: Engine) -> N
         described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
         # Each described route is there: nothing answers "there is nothing at" or 405.
         for method, path in described:
-            real = re.sub(r"\{(judgment|quarantine|action)_id\}", "00000000-0000-0000-0000-000000000000", path)
+            real = re.sub(r"\{(judgment|quarantine|action|alert)_id\}", "00000000-0000-0000-0000-000000000000", path)
             real = re.sub(r"\{\w+\}", "x", real)
             found = await nobody.call(method, real)
             assert found.status in (200, 401, 503), (method, path, found.status)
@@ -130,6 +130,7 @@ PAGE = {
 def routes_of_the_application() -> set[tuple[str, str]]:
     """What the parts register, without starting any of them."""
     from judgify_engine.ingest.actions import ActionRoutes
+    from judgify_engine.ingest.alerts import AlertRoutes
     from judgify_engine.ingest.dashboards import DefinitionRoutes
     from judgify_engine.ingest.gaps import GapRoutes
     from judgify_engine.ingest.judgments import JudgmentRoutes
@@ -142,11 +143,13 @@ def routes_of_the_application() -> set[tuple[str, str]]:
     from judgify_engine.ingest.workflows import WorkflowRoutes
     from judgify_engine.live.page import PageRoutes
     from judgify_engine.live.session import DashboardRoutes
+    from judgify_engine.live.tail import TailRoutes
 
     found = set()
     groups = (
         JudgmentRoutes,
         ActionRoutes,
+        AlertRoutes,
         GapRoutes,
         MetricsRoutes,
         QualityRoutes,
@@ -158,6 +161,7 @@ def routes_of_the_application() -> set[tuple[str, str]]:
         PageRoutes,
         DashboardRoutes,
         DefinitionRoutes,
+        TailRoutes,
     )
     for group in groups:
         for route in group.routes(group.__new__(group)):

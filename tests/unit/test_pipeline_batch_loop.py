@@ -128,6 +128,13 @@ async def test_whatever_hangs_is_given_up_and_no_timer_runs_while_nothing_waits(
             assert s.loop._sweeping is None, "it would wake an idle process"
 
 
+@pytest.fixture(autouse=True)
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was learnt of the load does not fade while a machine that is busy otherwise holds up the test."""
+    now_s = perf_counter()
+    monkeypatch.setattr(batch_loop, "perf_counter", lambda: now_s)
+
+
 def busy(s: Setting, *, senders: int) -> None:
     """As after much load, from so many who wait for their answers."""
     now_s = batch_loop.perf_counter()
