@@ -49,7 +49,7 @@ class _Summary(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    summary: _Summary
+    summary: _Summary | None = None  # messages about alerts have none
 
 
 _decode = msgspec.json.Decoder(_Message).decode
@@ -97,9 +97,9 @@ class _Watcher(asyncio.Protocol):
                 size, head = int.from_bytes(data[2:10], "big"), 10
             if len(data) < head + size:
                 break
-            if data[0] & 0x0F == 1:
+            if data[0] & 0x0F == 1 and (summary := _decode(data[head : head + size]).summary) is not None:
                 self.arrived_s.append(time.perf_counter())
-                self.totals.append(_decode(data[head : head + size]).summary.total_executions)
+                self.totals.append(summary.total_executions)
             data = data[head + size :]
         return data
 
