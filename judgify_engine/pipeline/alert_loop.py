@@ -6,7 +6,6 @@ All times are those of the figures; moments that were missed meanwhile are looke
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from judgify_engine.core.alert_rules import BUILT_IN, SEVERITIES, AlertRule
 from judgify_engine.errors import JudgifyError
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.alert_kinds import Evaluator, Span
+from judgify_engine.pipeline.turns import take_turns
 from judgify_engine.units import Position
 
 log = logging.getLogger(__name__)
@@ -105,23 +105,9 @@ class AlertLoop:
 
     async def run(self, stop: asyncio.Event, leaving: Callable[[], bool]) -> None:
         """Until `stop`. Whoever is `leaving` hands the lease to another one."""
-        stopped = asyncio.create_task(stop.wait(), name="alerts-stop")
         try:
-            while not stop.is_set():
-                evaluating = asyncio.create_task(self._turn(leaving()), name="alerts-evaluate")
-                try:
-                    await asyncio.wait((evaluating, stopped), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    evaluating.cancel()  # does nothing to one that is done
-                try:
-                    await evaluating
-                except asyncio.CancelledError:
-                    if not stop.is_set():
-                        raise
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), self._config.interval_s)
+            await take_turns(lambda: self._turn(leaving()), self._config.interval_s, stop, "alerts")
         finally:
-            stopped.cancel()
             self._let_go()
 
     async def _turn(self, leaving: bool) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 WINDOW_S = 0.1
 BUSY = 0.7
 """Share of its time from which on a process has better things to do."""
-SHORTEST_S = 0.0002
-"""Less is not worth it: sleeps are no finer."""
+SHORTEST_S, LONGEST_S = 0.0002, 0.01
+"""Less is not worth it, sleeps are no finer; more would hold up all the rest, however long batches may wait."""
 
 
 class Doze:
@@ -40,10 +40,10 @@ class Doze:
         self._committing -= 1
 
     def sleep(self, for_s: float) -> bool:
-        """Sleep so long, where that holds up nothing. Whether it did."""
+        """Sleep so long (`LONGEST_S` at most), where that holds up nothing. Whether it did."""
         if self._committing or for_s < SHORTEST_S or self._is_busy():
             return False
-        self._sleep(for_s)
+        self._sleep(min(for_s, LONGEST_S))
         return True
 
     def _is_busy(self) -> bool:

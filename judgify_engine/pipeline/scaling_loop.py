@@ -17,6 +17,7 @@ from judgify_engine.core.streams import METRICS, SCALING_EVENTS
 from judgify_engine.errors import Corrupt, JudgifyError, ScalingFailed
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.streams import Streams
+from judgify_engine.pipeline.turns import take_turns
 from judgify_engine.units import Position
 from judgify_engine.wire.scaling import DecisionRecord, decode_report, encode_event, encode_report
 
@@ -128,39 +129,29 @@ class ScalingLoop:
         )
         self.leading = False
         self._seen: View | None = None
+        self._told = ""
 
     async def run(self, stop: asyncio.Event, leaving: Callable[[], bool]) -> None:
         """Until `stop`. Whoever is `leaving` hands the lease to another one."""
-        told = ""
-        stopped = asyncio.create_task(stop.wait(), name="scaling-stop")
         try:
-            while not stop.is_set():
-                evaluating = asyncio.create_task(self._evaluate(leaving()), name="scaling-evaluate")
-                try:
-                    await asyncio.wait((evaluating, stopped), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    evaluating.cancel()  # does nothing to one that is done
-                try:
-                    await evaluating
-                    told = ""
-                except asyncio.CancelledError:
-                    if not stop.is_set():
-                        raise
-                except JudgifyError as error:
-                    self._seen = None
-                    if error.detail != told:
-                        log.warning("scaling cannot be decided now", extra={"reason": error.detail})
-                    told = error.detail
-                except Exception:  # judging goes on, whatever happens to scaling
-                    self._seen = None
-                    self._decisions.let_go()  # what was begun is nobody's now
-                    log.exception("deciding about scaling failed and is tried again")
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), self._config.interval_s)
+            await take_turns(lambda: self._turn(leaving()), self._config.interval_s, stop, "scaling")
         finally:
-            stopped.cancel()
             self.leading = False
             self._decisions.let_go()
+
+    async def _turn(self, leaving: bool) -> None:
+        try:
+            await self._evaluate(leaving)
+            self._told = ""
+        except JudgifyError as error:
+            self._seen = None
+            if error.detail != self._told:
+                log.warning("scaling cannot be decided now", extra={"reason": error.detail})
+            self._told = error.detail
+        except Exception:  # judging goes on, whatever happens to scaling
+            self._seen = None
+            self._decisions.let_go()  # what was begun is nobody's now
+            log.exception("deciding about scaling failed and is tried again")
 
     async def _evaluate(self, leaving: bool) -> None:
         """Once, if it is our turn. Raises JudgifyError."""

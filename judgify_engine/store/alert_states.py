@@ -1,29 +1,23 @@
 """How it stands with every cause, and what is told of it: one evaluation is one transaction, with its deliveries (an outbox).
 
-Who evaluates holds an advisory lock in the session in which all of that is written: a process that lost it, with that session,
-cannot write any more. PostgreSQL frees it when the process dies.
+All of it is written in the session of the right to evaluate (store/lease).
 """
 
-import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-import asyncpg
 import msgspec
 
 from judgify_engine.core.alert_changes import Cause, Changes, Known, Told
 from judgify_engine.core.alert_state import NEVER, CauseState
-from judgify_engine.errors import DatabaseUnavailable
-from judgify_engine.store.pool import AWAY, Database
+from judgify_engine.store.lease import ALERT_LOCKS, Lease
+from judgify_engine.store.pool import Database
 from judgify_engine.units import parse_lsn
 from judgify_engine.wire.pgoutput import MARK
 
-ALERT_LOCKS = 0x6A756468
-"""The first of the lock's two keys, the second is a hash of the slot. See store/scaling.SCALING_LOCKS."""
 STREAM = "stream"
 """The sink, and its kind, that every alert goes to: the stream of alerts and its channels."""
-_FAILS = (asyncpg.PostgresError, *AWAY)
 
 _PROBE = "SELECT pg_current_wal_insert_lsn()::text, extract(epoch FROM clock_timestamp())::float8"
 _MARK = f"SELECT pg_logical_emit_message(true, '{MARK}', '')"
@@ -121,70 +115,38 @@ class AlertStates:
     """Written by who holds the lease. All raise DatabaseUnavailable."""
 
     def __init__(self, database: Database, slot: str) -> None:
-        self._database, self._slot = database, slot
-        self._connection: asyncpg.Connection[Any] | None = None
+        self._slot = slot
+        self._lease = Lease(database, ALERT_LOCKS, slot, "the lease of alerts")
 
     async def lease(self) -> bool:
         """Whether we are the one that evaluates; takes the right to it where nobody has it."""
-        if self._connection is not None:
-            try:
-                await self._connection.execute("SELECT")
-            except _FAILS:
-                self.let_go()
-            else:
-                return True
-        try:
-            connection = await self._database.connect()
-        except _FAILS as error:
-            self._database.trouble(error)
-            raise DatabaseUnavailable("no connection for the lease of alerts") from error
-        try:
-            if await connection.fetchval("SELECT pg_try_advisory_lock($1, hashtext($2))", ALERT_LOCKS, self._slot):
-                self._connection, connection = connection, None
-        except _FAILS as error:
-            raise DatabaseUnavailable("the connection for the lease of alerts broke") from error
-        finally:
-            if connection is not None:
-                connection.terminate()
-        return self._connection is not None
+        return await self._lease.take()
 
     def let_go(self) -> None:
-        """Evaluate no more; PostgreSQL gives the right to the next who asks."""
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
-
-    @contextlib.asynccontextmanager
-    async def _held(self) -> AsyncIterator[Any]:
-        if self._connection is None:
-            raise DatabaseUnavailable("the lease of alerts is not held")
-        try:
-            yield self._connection
-        except _FAILS as error:
-            self.let_go()
-            raise DatabaseUnavailable(f"the lease of alerts was lost: {error}") from error
+        """Evaluate no more."""
+        self._lease.let_go()
 
     async def probe(self) -> Probe:
         """Now."""
-        async with self._held() as connection:
+        async with self._lease.held() as connection:
             lsn, at_s = await connection.fetchrow(_PROBE)
         return Probe(parse_lsn(lsn), at_s)
 
     async def mark(self) -> None:
         """Have the position of an idle database move on."""
-        async with self._held() as connection:
+        async with self._lease.held() as connection:
             await connection.execute(_MARK)
 
     async def known(self) -> tuple[float, dict[Cause, Known]]:
         """Up to where all was evaluated (`NEVER`: it was not), and what is known."""
-        async with self._held() as connection:
+        async with self._lease.held() as connection:
             through_s = await connection.fetchval(_THROUGH, self._slot)
             rows = await connection.fetch(_KNOWN)
         return NEVER if through_s is None else through_s, {Cause(*row[:3]): _known(row) for row in rows}
 
     async def commit(self, changes: Changes) -> None:
         """Write all of it, or nothing."""
-        async with self._held() as connection, connection.transaction():
+        async with self._lease.held() as connection, connection.transaction():
             for told in changes.events:
                 for kind, sql in (("fired", _FIRED), ("worsened", _WORSENED), ("resolved", _RESOLVED)):
                     rows = [_row(each) for each in told if each.event.kind == kind]
@@ -202,14 +164,14 @@ class AlertStates:
 
     async def silence(self) -> bool:
         """Heed silences that began or ended. True: something is to be told now."""
-        async with self._held() as connection, connection.transaction():
+        async with self._lease.held() as connection, connection.transaction():
             await connection.execute(_SILENCE)
             done: str = await connection.execute(_SPEAK)
         return done != "UPDATE 0"
 
     async def figures(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
         """Alerts that fire by severity, and deliveries by state."""
-        async with self._held() as connection:
+        async with self._lease.held() as connection:
             firing = {row[0]: row[1] for row in await connection.fetch(_FIRING)}
             deliveries = {row[0]: row[1] for row in await connection.fetch(_DELIVERIES)}
         return firing, deliveries

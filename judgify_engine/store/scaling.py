@@ -1,10 +1,5 @@
-"""Scaling decisions (`scaling_decisions`), and the right to make them.
+"""Scaling decisions (`scaling_decisions`), written in the session of the right to make them (store/lease)."""
 
-That right is an advisory lock in a session of its own, in which the decisions are also written: a process that lost it, with
-its connection, cannot write another one. PostgreSQL frees it when the process dies.
-"""
-
-import contextlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,20 +9,16 @@ import msgspec
 from judgify_engine.core.figures import Figures
 from judgify_engine.core.scaling import Decision, Last
 from judgify_engine.errors import DatabaseUnavailable
-from judgify_engine.store.pool import AWAY, Database
+from judgify_engine.store.lease import SCALING_LOCKS, Lease
+from judgify_engine.store.pool import Database
 from judgify_engine.wire.answer import format_time
 from judgify_engine.wire.scaling import DecisionRecord
 
-SCALING_LOCKS = 0x6A756467
-"""The first of the lock's two keys, the second is a hash of what is scaled. (Locks with one key are apart from these: see
-cdc/replication.HOLDER_LOCK.)"""
 FORGET = (
     "DELETE FROM scaling_decisions WHERE ctid = ANY(ARRAY("
     "SELECT ctid FROM scaling_decisions WHERE decided_at < now() - make_interval(days => $1) LIMIT $2))"
 )
 EVENTS_AT_ONCE = 100
-_FAILS = (asyncpg.PostgresError, *AWAY)
-"""Whatever it is, the next evaluation begins anew."""
 
 _COLUMNS = (
     "id, scope, decided_at, action, state, rule, reason, from_count, to_count, executor, outcome, error, "
@@ -56,48 +47,19 @@ class ScalingStore:
 
     def __init__(self, database: Database, scope: str) -> None:
         self._database, self._scope = database, scope
-        self._connection: asyncpg.Connection[Any] | None = None
+        self._lease = Lease(database, SCALING_LOCKS, scope, "the scaling lease", self._forget_pending)
+
+    async def _forget_pending(self, connection: Any) -> None:
+        """What a holder that died was at."""
+        await connection.execute(_ORPHANED, self._scope)
 
     async def lease(self) -> bool:
         """Whether we are the one that decides; takes the right to it where nobody has it."""
-        if self._connection is not None:
-            try:
-                await self._connection.execute("SELECT")
-            except _FAILS:
-                self.let_go()
-            else:
-                return True
-        try:
-            connection = await self._database.connect()
-        except _FAILS as error:
-            self._database.trouble(error)
-            raise DatabaseUnavailable("no connection for the scaling lease") from error
-        try:
-            if await connection.fetchval("SELECT pg_try_advisory_lock($1, hashtext($2))", SCALING_LOCKS, self._scope):
-                await connection.execute(_ORPHANED, self._scope)
-                self._connection, connection = connection, None
-        except _FAILS as error:
-            raise DatabaseUnavailable("the connection for the scaling lease broke") from error
-        finally:
-            if connection is not None:
-                connection.terminate()
-        return self._connection is not None
+        return await self._lease.take()
 
     def let_go(self) -> None:
-        """Decide no more; PostgreSQL gives the right to the next who asks."""
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
-
-    @contextlib.asynccontextmanager
-    async def _held(self) -> Any:
-        if self._connection is None:
-            raise DatabaseUnavailable("the scaling lease is not held")
-        try:
-            yield self._connection
-        except _FAILS as error:
-            self.let_go()
-            raise DatabaseUnavailable("the scaling lease was lost") from error
+        """Decide no more."""
+        self._lease.let_go()
 
     async def record(
         self, decision: Decision, figures: Figures, at_s: float, slot: int, executor: str, outcome: str
@@ -105,7 +67,7 @@ class ScalingStore:
         """Write a decision; its id. None: there is one for this interval."""
         values = (decision.action, decision.state, decision.rule, decision.reason, decision.current, decision.target)
         written = msgspec.json.encode(figures).decode()
-        async with self._held() as connection:
+        async with self._lease.held() as connection:
             number: int | None = await connection.fetchval(
                 _RECORD, self._scope, slot, datetime.fromtimestamp(at_s, UTC), *values, written, executor, outcome
             )
@@ -113,17 +75,17 @@ class ScalingStore:
 
     async def finish(self, number: int, outcome: str, error: str | None) -> None:
         """What became of it."""
-        async with self._held() as connection:
+        async with self._lease.held() as connection:
             await connection.execute(_FINISH, number, outcome, error)
 
     async def unpublished(self) -> list[DecisionRecord]:
         """What is still to be sent to listeners, the oldest first."""
-        async with self._held() as connection:
+        async with self._lease.held() as connection:
             return [_record(row) for row in await connection.fetch(_UNPUBLISHED, self._scope)]
 
     async def published(self, numbers: list[int]) -> None:
         """They were sent."""
-        async with self._held() as connection:
+        async with self._lease.held() as connection:
             await connection.execute(_PUBLISHED, numbers)
 
     async def last(self) -> tuple[Last | None, str]:

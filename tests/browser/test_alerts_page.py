@@ -1,7 +1,6 @@
 """Alerts on the page: one comes by itself, says why, and is acknowledged and silenced there."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -20,17 +19,6 @@ QUICK = {"JUDGIFY_ALERTS_INTERVAL_S": "0.3", "JUDGIFY_ALERTS_SETTLE_S": "0"}
 BUSY = {"kind": "condition", "when": "window.count >= 5", "window_s": 300, "severity": "critical", "summary": "<b>Busy</b>"}
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 LISTED = "return [...document.querySelectorAll('[data-alert]')].map((one) => [one.dataset.state, one.innerText])"
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    made = Browser(tmp_path)
-    try:
-        yield made
-    finally:
-        with contextlib.suppress(Exception):
-            made.picture(tmp_path / "last.png")
-        made.end()
 
 
 async def test_an_alert_comes_and_is_seen_to(

@@ -1,7 +1,6 @@
 """Dashboards on the page: made, edited and kept without code; conflicts, keys, languages, history; nothing jumps."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -43,15 +42,6 @@ window.WebSocket = class extends Own {
   }
 };
 """
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    made = Browser(tmp_path)
-    try:
-        yield made
-    finally:
-        made.end()
 
 
 @pytest.fixture

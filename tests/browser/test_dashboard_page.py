@@ -1,9 +1,8 @@
 """The page in a real browser: it opens with the printed address, follows the figures, and comes back after a crash."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,6 @@ from support.webdriver import Browser, missing
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no browser: {missing()}")
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    made = Browser(tmp_path)
-    try:
-        yield made
-    finally:
-        with contextlib.suppress(Exception):
-            made.picture(tmp_path / "last.png")
-        made.end()
 
 
 async def state(browser: Browser, wanted: str, within_s: float = 15) -> None:

@@ -1,6 +1,5 @@
 """The readings of a machine are fed while the server is killed and restarted: page, API and table agree to the last row."""
 
-import contextlib
 import csv
 import math
 import subprocess
@@ -20,17 +19,6 @@ pytestmark = [
 ]
 MACHINE = ROOT.parent / "shared" / "data" / "machine_temperature.csv"
 STORED = "SELECT count(*) FROM judgment_executions WHERE workflow_id = 'machine'"
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    made = Browser(tmp_path)
-    try:
-        yield made
-    finally:
-        with contextlib.suppress(Exception):
-            made.picture(tmp_path / "last.png")
-        made.end()
 
 
 @pytest.fixture

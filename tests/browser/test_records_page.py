@@ -1,7 +1,6 @@
 """From a point to the judgments behind it, to one judgment's record; and the live tail, in a real browser."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,6 @@ window.shifted = 0;
 new PerformanceObserver((list) => { for (const one of list.getEntries()) window.shifted += one.value; })
   .observe({type: "layout-shift", buffered: false});
 """
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    made = Browser(tmp_path)
-    try:
-        yield made
-    finally:
-        with contextlib.suppress(Exception):
-            made.picture(tmp_path / "last.png")
-        made.end()
 
 
 @pytest.fixture

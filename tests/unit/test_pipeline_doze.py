@@ -2,7 +2,7 @@
 
 import pytest
 
-from judgify_engine.pipeline.doze import BUSY, WINDOW_S, Doze
+from judgify_engine.pipeline.doze import BUSY, LONGEST_S, WINDOW_S, Doze
 
 
 class Machine:
@@ -57,3 +57,8 @@ def test_a_busy_process_stays_awake_until_it_is_less_so(machine: Machine) -> Non
 def test_what_is_too_short_is_not_slept(machine: Machine, for_s: float) -> None:
     assert not machine.doze.sleep(for_s)
     assert machine.slept == []
+
+
+def test_whatever_batches_may_wait_nobody_sleeps_for_long(machine: Machine) -> None:
+    assert machine.doze.sleep(1.0)
+    assert machine.slept == [LONGEST_S]
