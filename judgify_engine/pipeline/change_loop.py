@@ -91,6 +91,7 @@ class ChangeLoop:
         self._delta = Delta(applied, tracking)
         self._workflows: list[Change] = []
         self._gathering_since_s = 0.0
+        self._flushing = False
         self._mark = mark
         self._marked_at_s = 0.0
         self._errand: _Errand | None = None
@@ -212,7 +213,9 @@ class ChangeLoop:
         delta, workflows = self._delta, self._workflows
         self._delta, self._workflows = Delta(delta.position, self.tracking), []
         started_s = perf_counter()
+        self._flushing = True  # stays so when it fails: nobody knows what is committed then
         await self._writer.apply(delta)
+        self._flushing = False
         self._metrics.rollup.observe(perf_counter() - started_s)
         self._metrics.changes_applied += delta.changes
         self._metrics.oldest_waiting_commit_us = 0
@@ -227,7 +230,8 @@ class ChangeLoop:
         """Whether all that was committed before `lsn` is rolled up."""
         if self.applied.lsn >= lsn:
             return True
-        return not self._delta.changes and not self._decoder.in_transaction and self._source.wal_end >= lsn
+        unsaved = self._flushing or self._delta.changes or self._decoder.in_transaction
+        return not unsaved and self._source.wal_end >= lsn
 
     async def _mark_idle(self, now_s: float) -> None:
         """Everything received is applied: have the position moved past what others wrote, when that is worth it."""

@@ -134,6 +134,27 @@ async def test_nothing_is_confirmed_before_it_is_applied() -> None:
         assert [lsn for lsn, _ in log.confirmed] == sorted(lsn for lsn, _ in log.confirmed)
 
 
+async def test_nothing_has_passed_while_it_is_being_applied() -> None:
+    """Whoever reads the rollups then would take what is about to be committed for nothing having come."""
+    store = MemoryStore()
+    log = MemoryLog([RELATION, *inserts(100, 3), None], store)
+    log.wal_end = 108
+    seen: list[bool] = []
+
+    class Slow:
+        async def apply(self, delta: Delta) -> None:
+            seen.append(loop.has_passed(108))
+            await store.apply(delta)
+            seen.append(loop.has_passed(108))
+
+    loop = ChangeLoop(log, Slow(), [], store.position, Tracking(), AT_ONCE, Metrics(), log.mark)
+    with pytest.raises(EndOfLog):
+        await loop.run()
+    assert seen == [False, False]
+    assert loop.has_passed(108)
+    assert not loop.has_passed(109)
+
+
 async def test_a_failed_apply_confirms_nothing_and_tells_nobody() -> None:
     store = MemoryStore()
     store.trouble = {0: "before"}
