@@ -16,7 +16,8 @@ import msgspec
 from msgspec import Meta
 
 from judgify_engine.core.actions import NAME
-from judgify_engine.core.rules import compile_condition, macro_cost, members_named
+from judgify_engine.core.rule_costs import macro_cost
+from judgify_engine.core.rules import compile_condition, members_named
 from judgify_engine.core.samples import LIVE_S, TRACKED_PREFIX
 from judgify_engine.core.tracking import MAX_NAME_CHARS, NAME_PATTERN
 from judgify_engine.errors import InvalidAlertRule

@@ -1,13 +1,14 @@
 """A workflow's rules: checked and compiled once per version, then asked for each judgment. Pure.
 
-A rule is a CEL condition over `input` and `context` (https://cel.dev); the first that is true gives the result. What macros
-cost is bounded here, because CEL has no clock: from the conditions follows how many values an input may hold so that a decision
-stays under `MACRO_BUDGET`, `MAX_MACRO_VALUES` at most.
+A rule is a CEL condition over `input` and `context` (https://cel.dev); the first that is true gives the result. What they may
+cost is bounded by core/rule_costs. A stored version may be older than a bound: then the rules before the first that is too
+costly are asked, and where none of them is true the verdict is a failed one that says why. So nothing that is stored stops the
+engine, holds it up, or decides otherwise than it did.
 """
 
 import re
-from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable
+from copy import copy
 from typing import Annotated, Any
 
 import cel
@@ -17,23 +18,14 @@ from msgspec import Meta
 from judgify_engine.core import actions
 from judgify_engine.core.actions import MAX_ACTIONS, Action, ActionName, ActionNames
 from judgify_engine.core.model import Verdict
+from judgify_engine.core.rule_charges import BUDGET, Refusal, charge
+from judgify_engine.core.rule_costs import MAX_ADDED_CHARS, MAX_MACRO_VALUES, MAX_TOKENS, Budget, count_values, is_light
+from judgify_engine.core.rule_tokens import MACROS, check_shape, note_fields, place_of, tokens_of
 from judgify_engine.core.tracking import MAX_FIELDS, MAX_NAME_CHARS, NAME_PATTERN
 from judgify_engine.errors import InvalidWorkflow
 
 MAX_RULES = 500
 MAX_WHEN_CHARS = 4096
-MAX_MACRO_DEPTH = 2
-MAX_MACRO_VALUES = 1000
-MIN_MACRO_VALUES = 10
-MACRO_BUDGET = 1_000_000
-"""What all macros of a workflow may cost for one input, in units of about 60 ns."""
-MAX_ADDITIONS = 16
-MAX_ADDED_CHARS = 16_384
-"""`+` copies texts and lists: how many of them one condition may have, and how much text an input may bring to them."""
-MAX_COSTLY_MACROS = 2
-MAX_COSTLY_NAMES = 16
-"""How often the body of `map` or `filter` may name something: each may be a copy in the result."""
-MAX_PARENTHESES = 40  # the parser gives up at some depth between 50 and 100, with an unreadable message
 
 Confidence = Annotated[float, Meta(ge=0, le=1)]
 Tracked = Annotated[str, Meta(max_length=MAX_NAME_CHARS, pattern=NAME_PATTERN)]
@@ -49,11 +41,19 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is to be done then; defined in `actions` of the workflow."""
 
 
+_WHEN = (
+    "A CEL expression over `input` and `context`. `matches` takes a pattern written out: `input.id.matches('^M[0-9]+$')`."
+    f" What the patterns and macros of all rules cost is bounded ({BUDGET} units of 60 ns for one judgment), and so is how long"
+    f" the conditions are together ({MAX_TOKENS} words and signs); the 422 names the first rule for which there is no room, the"
+    " limit, and what came."
+)
+
+
 class Rule(Outcome, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One rule: when the condition is true, this is the result."""
 
-    when: Annotated[str, Meta(min_length=1, max_length=MAX_WHEN_CHARS)]
-    """A CEL expression over `input` and `context`."""
+    when: Annotated[str, Meta(min_length=1, max_length=MAX_WHEN_CHARS, description=_WHEN)]
+    """What it may cost: see core/rule_costs."""
     name: Annotated[str, Meta(max_length=200)] = ""
     """For people."""
 
@@ -126,51 +126,60 @@ KNOWN_FUNCTIONS = frozenset(
 KNOWN_NAMES = frozenset(
     ["input", "context", "int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type", "optional"]
 )
-MACROS = frozenset(["all", "exists", "exists_one", "existsOne", "map", "filter"])
-
-COSTLY_MACROS = frozenset(("map", "filter"))
-
-_TOKEN = re.compile(
-    r"""(?P<string>(?:[bB]?[rR][bB]?)(?:\"\"\"[\s\S]*?\"\"\"|'''[\s\S]*?'''|"[^"]*"|'[^']*')
-        | [bB]?(?:\"\"\"(?:\\.|[^\\])*?\"\"\"|'''(?:\\.|[^\\])*?'''|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'))
-      | (?P<comment>//[^\n]*) | (?P<name>[A-Za-z_]\w*) | (?P<space>\s+) | (?P<number>\d[\w.]*) | (?P<sign>.)""",
-    re.VERBOSE | re.DOTALL,
-)
 _PLACE = re.compile(r"<input>:(\d+):(\d+): (.*)")
 
 
 class CompiledWorkflow:
     """One version of a workflow, ready to judge."""
 
-    def __init__(self, tenant_id: str, workflow_id: str, version: int, definition: WorkflowDefinition) -> None:
-        """Compile all rules. Raises InvalidWorkflow with `rule` (index), `line`, `column` and the reason."""
+    def __init__(
+        self, tenant_id: str, workflow_id: str, version: int, definition: WorkflowDefinition, *, stored: bool = False
+    ) -> None:
+        """Compile all rules. Raises InvalidWorkflow with `rule` (index), `line`, `column` and the reason.
+
+        `stored`: it was accepted before, so rules that cost too much are no error; see the head of this module.
+        """
         self.tenant_id, self.workflow_id, self.version = tenant_id, workflow_id, version
         self.definition = definition
         self._rules = []
+        self._cut: tuple[int, str] | None = None
+        self._budget = Budget()
         fields: dict[str, set[str] | None] = {"input": set(), "context": set()}
-        costs: dict[int, int] = {}
         for index, rule in enumerate(definition.rules):
-            program = _compile(index, rule.when, fields)
-            _add_cost(rule.when, costs)
+            program = _take(index, rule.when, self._budget)
+            if isinstance(program, InvalidWorkflow):
+                if not stored:
+                    raise program
+                self._cut = index, program.extra["reason"]
+                break
+            note_fields(tokens_of(rule.when), fields)
             self._rules.append((index, program.execute, msgspec.json.encode(rule.result), rule.confidence))
         self._default = Verdict(msgspec.json.encode(definition.default.result), definition.default.confidence, None, None)
-        self._max_values = _values_limit(costs)
-        self._copies = any(text == "+" or text in COSTLY_MACROS for rule in definition.rules for _, text in _tokens(rule.when))
+        self._max_values = self._budget.most_values()
         # Most of a decision's cost is handing values to CEL (2 µs each), so only the fields that rules name are handed over.
         self._input_fields = _sorted(fields["input"])
         self._context_fields = _sorted(fields["context"])
 
+    def as_version(self, version: int) -> "CompiledWorkflow":
+        """The same, now that its version is known: compiling is the dear part of storing one."""
+        known = copy(self)
+        known.version = version
+        return known
+
+    @property
+    def cut(self) -> str | None:
+        """Why not all rules of a stored version are asked; None: all are."""
+        return None if self._cut is None else f"rules[{self._cut[0]}]: {self._cut[1]}"
+
     def judge(self, input_data: dict[str, Any], context: dict[str, Any]) -> Verdict:
         """Ask the rules in order. Never raises for an input: a rule that fails gives a failed verdict with the reason."""
         if not self._rules:
-            return self._default
-        if self._max_values and _count_values(input_data) + _count_values(context) > self._max_values:
-            return _failed(0, f"the macros in these rules take inputs of at most {self._max_values} values")
+            return self._otherwise()
         index = 0
         asked_of = self._ask_of(input_data, context)
-        if self._copies and not _is_light(asked_of):
-            limits = f"{MAX_MACRO_VALUES} values and {MAX_ADDED_CHARS} characters"
-            return _failed(0, f"rules with +, map or filter take inputs of at most {limits}")
+        problem = self._problem(asked_of, input_data, context)
+        if problem:
+            return _failed(0, problem)
         try:
             asked = cel.Context(asked_of)
             for index, execute, result, confidence in self._rules:
@@ -186,7 +195,23 @@ class CompiledWorkflow:
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             return _failed(index, self._explain(error, input_data, context))
-        return self._default
+        return self._otherwise()
+
+    def _otherwise(self) -> Verdict:
+        """What holds where no rule is true."""
+        return self._default if self._cut is None else _failed(*self._cut)
+
+    def _problem(self, asked_of: dict[str, Any], input_data: dict[str, Any], context: dict[str, Any]) -> str | None:
+        """Why an input is too large for these rules."""
+        values = 0
+        if self._max_values is not None:
+            values = count_values(input_data) + count_values(context)
+            if values > self._max_values:
+                return f"the macros in these rules take inputs of at most {self._max_values} values"
+        if self._budget.grows and not is_light(asked_of):
+            limits = f"{MAX_MACRO_VALUES} values and {MAX_ADDED_CHARS} characters"
+            return f"rules with +, map or filter take inputs of at most {limits}"
+        return self._budget.problem(asked_of, values)
 
     def _ask_of(self, input_data: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
         """What is handed to CEL: only what the rules name; an empty `context` alone would cost 5 µs."""
@@ -207,14 +232,32 @@ class CompiledWorkflow:
         return reason
 
 
-def _compile(index: int, when: str, fields: dict[str, set[str] | None]) -> cel.Program:
-    def refuse(reason: str, line: int, column: int) -> InvalidWorkflow:
-        detail = f"rules[{index}].when, line {line}, column {column}: {reason}"
-        return InvalidWorkflow(detail, field=f"rules[{index}].when", rule=index, line=line, column=column, reason=reason)
+def _refused(index: int, reason: str, line: int, column: int) -> InvalidWorkflow:
+    detail = f"rules[{index}].when, line {line}, column {column}: {reason}"
+    return InvalidWorkflow(detail, field=f"rules[{index}].when", rule=index, line=line, column=column, reason=reason)
 
-    program = compile_condition(when, KNOWN_NAMES, "a condition speaks of `input` and `context`", refuse)
-    _note_fields(_tokens(when), fields)
-    return program
+
+def _compile(index: int, when: str) -> cel.Program:
+    def refuse(reason: str, line: int, column: int) -> InvalidWorkflow:
+        return _refused(index, reason, line, column)
+
+    return compile_condition(when, KNOWN_NAMES, "a condition speaks of `input` and `context`", refuse)
+
+
+def _take(index: int, when: str, budget: Budget) -> cel.Program | InvalidWorkflow:
+    """A condition, compiled and charged to the budget of its workflow; or what is too costly. Raises for what is wrong."""
+    # The parser takes 6 µs for a token, so it is not asked of more than there is room for.
+    problem = budget.read(when)
+    if problem:
+        return _refused(index, problem, 1, 1)
+    program = _compile(index, when)
+    found = charge(when)
+    if isinstance(found, Refusal):
+        return _refused(index, found.reason, *place_of(when, found.start))
+    if "matches" in program.functions() and not found.texts:
+        return _refused(index, "matches is called in a way that cannot be read: write text.matches('pattern')", 1, 1)
+    problem = budget.add(found)
+    return _refused(index, problem, 1, 1) if problem else program
 
 
 def compile_condition(
@@ -224,7 +267,7 @@ def compile_condition(
 
     Raises what `refuse` makes of a reason, a line and a column (from 1).
     """
-    problem = _check_shape(when)
+    problem = check_shape(when)
     if problem:
         raise refuse(problem, 1, 1)
     try:
@@ -235,8 +278,8 @@ def compile_condition(
         if place is None:
             raise refuse("not a CEL expression", 1, 1) from error
         raise refuse(place[3][:300], int(place[1]), int(place[2])) from error
-    tokens = list(_tokens(when))
-    bound = {tokens[i + 2][1] for i in range(len(tokens) - 2) if tokens[i][1] in MACROS and tokens[i + 1][1] == "("}
+    tokens = tokens_of(when)
+    bound = {tokens[i + 2].text for i in range(len(tokens) - 2) if tokens[i].text in MACROS and tokens[i + 1].text == "("}
     for name in program.variables():
         if name not in names and name not in bound:
             raise refuse(f"unknown name {name!r}; {speaks_of}", *_find(when, name))
@@ -246,119 +289,17 @@ def compile_condition(
     return program
 
 
-def macro_cost(when: str, values: int) -> int:
-    """What the macros of a condition cost for an input of so many values, in the units of `MACRO_BUDGET`."""
-    costs: dict[int, int] = {}
-    _add_cost(when, costs)
-    return sum(factor * values**power for power, factor in costs.items())
-
-
 def members_named(when: str, names: Iterable[str]) -> dict[str, set[str] | None]:
     """Which members of each of `names` a condition names; None: it uses the whole."""
     fields: dict[str, set[str] | None] = {name: set() for name in names}
-    _note_fields(_tokens(when), fields)
+    note_fields(tokens_of(when), fields)
     return fields
-
-
-def _check_shape(when: str) -> str | None:
-    """Bound what the parser and the evaluation may cost, before either sees the text."""
-    depth = additions = costly = names = 0
-    macros: list[int] = []  # at which depth each macro that is still open was opened
-    before = ""
-    for kind, text in _tokens(when):
-        additions += text == "+"
-        costly += text == "(" and before in COSTLY_MACROS
-        names += kind == "name" and costly > 0 and bool(macros)
-        if text in "([{":
-            depth += 1
-            if depth > MAX_PARENTHESES:
-                return f"parentheses are nested more than {MAX_PARENTHESES} deep"
-            if text == "(" and before in MACROS:
-                macros.append(depth)
-                if len(macros) > MAX_MACRO_DEPTH:
-                    return f"macros are nested more than {MAX_MACRO_DEPTH} deep"
-        elif text in ")]}":
-            if macros and macros[-1] == depth:
-                macros.pop()
-            depth -= 1
-        before = text
-    if additions > MAX_ADDITIONS:
-        return f"more than {MAX_ADDITIONS} additions"
-    if costly > MAX_COSTLY_MACROS:
-        return f"more than {MAX_COSTLY_MACROS} of map and filter"
-    if names > MAX_COSTLY_NAMES:
-        return f"the bodies of map and filter name more than {MAX_COSTLY_NAMES} things"
-    return None
-
-
-def _add_cost(when: str, costs: dict[int, int]) -> None:
-    """Add what a condition's macros cost, as a polynomial in the number of values n: power of n -> factor.
-
-    A macro asks its body once for each value. In this library `map` and `filter` copy their result each time, and naming
-    `input` or `context` copies what is named, so both cost another power; a step of a macro costs 8 times a copied value.
-    """
-    depth, power = 0, 0
-    open_macros: list[tuple[int, int]] = []  # depth of its parenthesis, powers it adds
-    before = ""
-    for kind, text in _tokens(when):
-        if text in "([{":
-            depth += 1
-            if text == "(" and before in MACROS:
-                adds = 2 if before in COSTLY_MACROS else 1
-                open_macros.append((depth, adds))
-                power += adds
-                costs[power] = costs.get(power, 0) + 8
-        elif text in ")]}":
-            if open_macros and open_macros[-1][0] == depth:
-                power -= open_macros.pop()[1]
-            depth -= 1
-        elif kind == "name" and open_macros:
-            place, factor = (power + 1, 1) if text in ("input", "context") else (power, 8)
-            costs[place] = costs.get(place, 0) + factor
-        before = text
-
-
-def _values_limit(costs: dict[int, int]) -> int | None:
-    """How many values an input may hold, None: any number. Raises InvalidWorkflow when that would be next to nothing."""
-    if not costs:
-        return None
-
-    def cost(values: int) -> int:
-        return sum(factor * values**power for power, factor in costs.items())
-
-    if cost(MIN_MACRO_VALUES) > MACRO_BUDGET:
-        raise InvalidWorkflow("the macros in these rules cost too much: use fewer, or nest them less", field="rules")
-    return bisect_right(range(MAX_MACRO_VALUES + 1), MACRO_BUDGET, lo=MIN_MACRO_VALUES, key=cost) - 1
-
-
-def _tokens(when: str) -> list[tuple[str, str]]:
-    """(kind, text) of each token that matters; strings come without their text."""
-    found = []
-    for match in _TOKEN.finditer(when):
-        kind = match.lastgroup or "sign"
-        if kind not in ("space", "comment"):
-            found.append((kind, "''" if kind == "string" else match[0]))
-    return found
-
-
-def _note_fields(tokens: list[tuple[str, str]], fields: dict[str, set[str] | None]) -> None:
-    """Add to `fields` which members of `input` and `context` a condition names; None: all of them, it uses the whole."""
-    for i, (kind, text) in enumerate(tokens):
-        if kind != "name" or text not in fields or (i > 0 and tokens[i - 1][1] == "."):
-            continue
-        after = [token for _, token in tokens[i + 1 : i + 4]] + ["", "", ""]
-        named = after[0] == "." and after[1].isidentifier() and after[2] != "("
-        known = fields[text]
-        if not named:
-            fields[text] = None
-        elif known is not None:
-            known.add(after[1])
 
 
 def names_in(when: str) -> list[str]:
     """The fields that a condition names, as `input.temperature`; `input` alone where it uses the whole."""
     fields: dict[str, set[str] | None] = {"input": set(), "context": set()}
-    _note_fields(_tokens(when), fields)
+    note_fields(tokens_of(when), fields)
     return [name for whole, known in fields.items() for name in _paths(whole, known)]
 
 
@@ -380,35 +321,7 @@ def _find(when: str, name: str) -> tuple[int, int]:
     """Line and column, from 1, of a name."""
     match = re.search(rf"\b{re.escape(name)}\b", when)
     start = match.start() if match else 0
-    return when.count("\n", 0, start) + 1, start - when.rfind("\n", 0, start)
-
-
-def _count_values(value: Any) -> int:
-    """How many values a JSON value holds, itself included; stops counting above the limit."""
-    count, waiting = 0, [value]
-    while waiting and count <= MAX_MACRO_VALUES:
-        count += 1
-        node = waiting.pop()
-        if isinstance(node, dict):
-            waiting.extend(node.values())
-        elif isinstance(node, list):
-            waiting.extend(node)
-    return count + len(waiting)
-
-
-def _is_light(value: Any) -> bool:
-    """Whether a JSON value is small enough to be copied a few times."""
-    count, chars, waiting = 0, 0, [value]
-    while waiting and count <= MAX_MACRO_VALUES and chars <= MAX_ADDED_CHARS:
-        count += 1
-        node = waiting.pop()
-        if isinstance(node, str):
-            chars += len(node)
-        elif isinstance(node, dict):
-            waiting.extend(node.values())
-        elif isinstance(node, list):
-            waiting.extend(node)
-    return count + len(waiting) <= MAX_MACRO_VALUES and chars <= MAX_ADDED_CHARS
+    return place_of(when, start)
 
 
 def _kind(value: Any) -> str:

@@ -64,11 +64,11 @@ class WorkflowRoutes:
         size = self._admission.enter(request.content_length)
         try:
             definition = decode_definition(await read_body(request, self._admission))
-            CompiledWorkflow(grant.tenant_id, workflow_id, 0, definition)  # refuses what cannot be used
+            workflow = CompiledWorkflow(grant.tenant_id, workflow_id, 0, definition)  # refuses what cannot be used
             if definition.actions:
                 await self._follow(grant.tenant_id)
             stored = await self._store.put(grant.tenant_id, workflow_id, msgspec.json.encode(definition).decode())
-            self._registry.stored(CompiledWorkflow(grant.tenant_id, workflow_id, stored.version, definition))
+            self._registry.stored(workflow.as_version(stored.version))
         finally:
             self._admission.leave(size)
         return _respond(stored, 201 if stored.version == 1 else 200)

@@ -72,6 +72,6 @@ class Explainer:
 
 def _compiled(key: tuple[str, str, int], definition: str) -> CompiledWorkflow | str:
     try:
-        return CompiledWorkflow(*key, msgspec.json.decode(definition, type=WorkflowDefinition))
+        return CompiledWorkflow(*key, msgspec.json.decode(definition, type=WorkflowDefinition), stored=True)
     except (msgspec.MsgspecError, InvalidWorkflow, RecursionError) as error:
         return f"version {key[2]} cannot be used: {error}"

@@ -125,7 +125,12 @@ class WorkflowRegistry:
             return _Entry(known.workflow, version, now_s)
         try:
             parsed = msgspec.json.decode(definition, type=WorkflowDefinition)
-            return _Entry(CompiledWorkflow(*key, version, parsed), version, now_s)
+            workflow = CompiledWorkflow(*key, version, parsed, stored=True)
+            if workflow.cut is not None:
+                log.warning(
+                    "a stored workflow has rules that are not asked", extra={"workflow_id": key[1], "reason": workflow.cut}
+                )
+            return _Entry(workflow, version, now_s)
         except (msgspec.MsgspecError, InvalidWorkflow, RecursionError) as error:
             log.warning("a stored workflow cannot be used", extra={"workflow_id": key[1], "reason": str(error)})
             broken = WorkflowBroken(f"version {version} of {key[1]!r} cannot be used: {error}", workflow_id=key[1])

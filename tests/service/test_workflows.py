@@ -79,6 +79,9 @@ async def test_list_in_pages(tenant: Client) -> None:
         ("input.value > 5 &&\n  colour == 3", 2, 3),
         ("frobnicate(input.value)", 1, 1),
         ("true &&\n\n   other.thing > 2", 3, 4),
+        ("true ||\n input.id.matches(input.pattern)", 2, 11),
+        ("input.id.matches('[a')", 1, 18),
+        (r"input.id.matches(r'(\w{1,50}){1,50}')", 1, 1),
     ],
 )
 async def test_bad_rule_is_refused_with_its_place(tenant: Client, when: str, line: int, column: int) -> None:
@@ -166,6 +169,33 @@ async def test_broken_definition_by_plain_sql_is_said_and_can_be_mended(tenant: 
     (await tenant.execute({"value": 70})).problem(409, "workflow_broken")
     assert (await tenant.put_workflow("check")).json["version"] == 3
     assert (await tenant.judge(70))["workflow_version"] == 3
+
+
+async def test_a_stored_version_with_a_costly_pattern_is_judged_and_says_why_it_fails(tenant: Client, engine: Engine) -> None:
+    """As one that was stored before there was a bound."""
+    await tenant.judge(70)
+    rules = [
+        {"when": "input.value > 95", "result": {"verdict": "hot"}},
+        {"when": r"input.id.matches(r'(\w{1,50}){1,50}')", "result": {"verdict": "odd"}},
+    ]
+    await engine.database.do(
+        "UPDATE workflows SET definition = $2 WHERE tenant_id = $1 AND workflow_id = 'check'",
+        tenant.tenant_id,
+        json.dumps({**always("ok"), "rules": rules}),
+    )
+
+    async def live() -> bool:
+        return (await tenant.judge(99))["final_result"] == {"verdict": "hot"}
+
+    await until(live, "the version is live", 1.0)
+    answer = (await tenant.execute({"value": 70, "id": "a"})).json
+    assert answer["status"] == "failed"
+    assert answer["final_result"]["error"]["rule"] == 1
+    assert "cost" in answer["final_result"]["error"]["reason"]
+    explained = (await tenant.get(f"/api/v1/judgments/{answer['judgment_id']}?explain=true")).json
+    assert "cost" in json.dumps(explained)
+    assert (await tenant.put_workflow("check")).json["version"] == 3
+    assert (await tenant.judge(70))["final_result"] == {"verdict": "ok"}
 
 
 async def test_rules_of_great_cost_are_bounded(tenant: Client) -> None:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judgify_engine.core.model import Verdict
+from judgify_engine.core.rule_costs import MAX_MACRO_VALUES
+from judgify_engine.core.rule_tokens import MAX_PARENTHESES
 from judgify_engine.core.rules import (
-    MAX_MACRO_VALUES,
-    MAX_PARENTHESES,
     MAX_RULES,
     MAX_WHEN_CHARS,
     CompiledWorkflow,

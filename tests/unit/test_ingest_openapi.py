@@ -7,6 +7,8 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from judgify_engine.core.rule_charges import BUDGET
+from judgify_engine.core.rule_costs import MAX_TOKENS
 from judgify_engine.core.rules import WorkflowDefinition
 from judgify_engine.errors import JudgifyError
 from judgify_engine.ingest.actions import ActionRoutes
@@ -153,3 +155,10 @@ def test_a_problem_has_the_members_of_rfc_9457() -> None:
 def test_what_the_schema_requires_of_a_workflow_is_what_the_decoder_requires(text: bytes) -> None:
     assert schema("WorkflowDefinition")["required"] == ["default"]
     assert decode_body(text, WorkflowDefinition).rules == []
+
+
+def test_the_limits_of_what_rules_cost_are_told() -> None:
+    told = DOCUMENT["components"]["schemas"]["Rule"]["properties"]["when"]["description"]
+    assert "matches" in told
+    assert str(BUDGET) in told
+    assert str(MAX_TOKENS) in told

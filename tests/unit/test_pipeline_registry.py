@@ -311,6 +311,18 @@ async def test_a_stored_definition_that_cannot_be_used_says_so(stored: str) -> N
     assert await s.verdict() == "v5"
 
 
+async def test_a_stored_version_older_than_a_bound_is_judged_and_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    s = Setting()
+    rules = '[{"when": "input.v == 1", "result": {}}, {"when": "input.s.matches(input.p)", "result": {}}]'
+    s.table.rows["demo", "w"] = Stored(4, f'{{"default": {{"result": {{}}}}, "rules": {rules}}}')
+    workflow = await s.registry.get("demo", "w")
+    assert workflow.judge({"v": 1}, {}).rule_index == 0
+    assert workflow.judge({"v": 2, "s": "a", "p": "a"}, {}).error is not None
+    told = [record for record in caplog.records if "not asked" in record.message]
+    assert len(told) == 1
+    assert "rules[1]" in told[0].__dict__["reason"]
+
+
 async def test_a_broken_version_in_the_stream_replaces_the_good_one() -> None:
     s = Setting()
     s.put(1)
