@@ -246,6 +246,9 @@ async def test_korean_is_chosen_and_kept(api: Client, browser: Browser) -> None:
     await until(lambda: browser.run("return document.documentElement.lang") == "ko", "it is Korean")
     await ready(browser)
     assert "대시보드" in browser.run("return document.querySelector('nav').textContent")
+    browser.run("location.hash = '#/judgments?created_from=gestern'")
+    told = "return [...document.querySelectorAll('.notice, [role=alert], [role=status]')].map((one) => one.innerText).join(' ')"
+    await until(lambda: "값이 올바르지 않습니다. (created_from" in browser.run(told), "what is wrong is said in Korean")
     browser.width(360)
     assert browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
     browser.open(f"{api.url}/login")
