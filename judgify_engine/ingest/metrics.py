@@ -18,7 +18,8 @@ from judgify_engine.core.rollup import Sums
 from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, FINE_S, TRACKED_PREFIX, Sample
 from judgify_engine.core.tracking import EARLIEST_US, LATEST_US, MAX_NAME_CHARS, NAME_PATTERN
 from judgify_engine.errors import InvalidField
-from judgify_engine.ingest.judgments import JSON, checked_query, one_of, time_us, workflow_ids_of
+from judgify_engine.ingest.judgments import JSON
+from judgify_engine.ingest.query import checked_query, one_of, time_us, workflow_ids_of
 from judgify_engine.pipeline.access import Access
 from judgify_engine.units import Position
 from judgify_engine.wire.answer import format_time

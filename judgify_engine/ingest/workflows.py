@@ -8,7 +8,8 @@ from aiohttp import web
 from judgify_engine.core.rules import CompiledWorkflow
 from judgify_engine.errors import InvalidField, WorkflowNotFound
 from judgify_engine.ingest.admission import Admission
-from judgify_engine.ingest.judgments import JSON, checked_query, limit_of, read_body
+from judgify_engine.ingest.judgments import JSON, read_body
+from judgify_engine.ingest.query import checked_query, limit_of
 from judgify_engine.pipeline.access import Access
 from judgify_engine.pipeline.registry import WorkflowRegistry
 from judgify_engine.store.workflows import StoredWorkflow, WorkflowStore
