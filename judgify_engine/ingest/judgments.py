@@ -10,10 +10,21 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 
+from judgify_engine.core.histogram import MILLIONTHS
 from judgify_engine.core.model import METHODS
 from judgify_engine.errors import DatabaseUnavailable, InvalidField, NotFound, QuotaExceeded, Rejected, UnsupportedEncoding
 from judgify_engine.ingest.admission import Admission, too_large
-from judgify_engine.ingest.query import checked_query, limit_of, one_of, result_of, time_us, uuid_of, workflow_ids_of
+from judgify_engine.ingest.query import (
+    checked_query,
+    confidence_ppm,
+    limit_of,
+    one_of,
+    result_of,
+    time_us,
+    tracked_of,
+    uuid_of,
+    workflow_ids_of,
+)
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.access import Access, Grant
 from judgify_engine.pipeline.explaining import Explainer
@@ -132,13 +143,17 @@ class JudgmentRoutes:
         return web.Response(body=msgspec.json.encode(explained_of(row, *explained, actions)), content_type=JSON)
 
     async def page(self, request: web.Request) -> web.Response:
-        """A page of records, newest first."""
+        """A page of records, newest first: by when they were created, or are charted where that is asked for."""
         grant = await self._access.check(request.headers.get("Authorization"), "read")
         query = checked_query(
             request,
-            {"workflow_id", "status", "method_used", "result", "created_from", "created_to", "limit", "cursor"},
+            {
+                "workflow_id", "status", "method_used", "result", "confidence_min", "confidence_max", "created_from",
+                "created_to", "tracked", "occurred_from", "occurred_to", "limit", "cursor",
+            },
             lists=("workflow_id",),
-        )
+        )  # fmt: skip
+        most_ppm = confidence_ppm(query, "confidence_max")
         wanted = ListFilter(
             workflow_ids=workflow_ids_of(query),
             status=one_of(query, "status", ("completed", "failed")),
@@ -146,6 +161,11 @@ class JudgmentRoutes:
             created_from_us=time_us(query, "created_from"),
             created_to_us=time_us(query, "created_to"),
             result=result_of(query),
+            confidence_min_ppm=confidence_ppm(query, "confidence_min"),
+            confidence_max_ppm=None if most_ppm == MILLIONTHS else most_ppm,  # the last bin of a chart holds 1, too
+            tracked=tracked_of(query),
+            occurred_from_us=time_us(query, "occurred_from"),
+            occurred_to_us=time_us(query, "occurred_to"),
         )
         before = decode_place(query.get("cursor"))
         rows, place = await self._reader.page(grant.tenant_id, wanted, before, limit_of(query))
@@ -176,7 +196,7 @@ async def read_body(request: web.Request, admission: Admission) -> bytes:
 
 def encode_place(place: Place) -> str:
     """Where a page of judgments ended, as text for the next request."""
-    packed = place.created_at_us.to_bytes(8, "big", signed=True) + place.id.bytes
+    packed = place.at_us.to_bytes(8, "big", signed=True) + place.id.bytes
     return base64.urlsafe_b64encode(packed).decode()
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -9,10 +10,13 @@ from uuid import UUID
 from aiohttp import web
 
 from judgify_engine.core.dashboards import MAX_WORKFLOW_IDS
+from judgify_engine.core.histogram import MILLIONTHS
 from judgify_engine.core.results import RESULT_CHARS
+from judgify_engine.core.tracking import MAX_NAME_CHARS, NAME_PATTERN
 from judgify_engine.errors import InvalidField
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 500
+_is_number = re.compile(r"[0-9]{0,20}\.?[0-9]{1,20}(e-?[0-9]{1,2})?", re.IGNORECASE).fullmatch
 
 
 def checked_query(request: web.Request, known: set[str], lists: Collection[str] = ()) -> dict[str, str]:
@@ -84,6 +88,35 @@ def result_of(query: dict[str, str]) -> str | None:
         detail = f"result has at most {RESULT_CHARS} characters, as the figures of results have it, got {len(text)}"
         raise InvalidField(detail, field="result")
     return text
+
+
+def confidence_ppm(query: dict[str, str], name: str) -> int | None:
+    """A parameter that is a confidence, in millionths, as they are counted. Raises InvalidField."""
+    text = query.get(name)
+    if text is None:
+        return None
+    value = float(text) if _is_number(text) else -1.0
+    if not 0 <= value <= 1:
+        raise InvalidField(f"{name} must be a number from 0 to 1, such as 0.95, got {text[:40]!r}", field=name, limit=1)
+    return round(value * MILLIONTHS)
+
+
+def tracked_of(query: dict[str, str]) -> str | None:
+    """The parameter `tracked`, a field that workflows may track. Raises InvalidField."""
+    field = query.get("tracked")
+    if field is not None and not is_field(field):
+        raise InvalidField(
+            f"tracked must be a field that a workflow tracks, such as motor.heat, at most {MAX_NAME_CHARS} characters,"
+            f" got {len(field)}: {field[:80]!r}",
+            field="tracked",
+            limit=MAX_NAME_CHARS,
+        )
+    return field
+
+
+def is_field(name: str) -> bool:
+    """Whether a workflow could track it."""
+    return len(name) <= MAX_NAME_CHARS and re.match(NAME_PATTERN, name) is not None
 
 
 def uuid_of(text: str) -> UUID | None:
