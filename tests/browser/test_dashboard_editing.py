@@ -8,7 +8,7 @@ import pytest
 from support.client import Client
 from support.cluster import Database
 from support.engine import Engine
-from support.waiting import until
+from support.waiting import bucket_lasts, until
 from support.webdriver import Browser, missing
 
 pytestmark = [
@@ -53,6 +53,7 @@ async def api(engine: Engine, tenant: Client) -> AsyncIterator[Client]:
         rules = [{"when": "input.temperature > 90.0", "result": {"verdict": "inspect"}, "confidence": 0.9}]
         body = {"rules": rules, "default": {"result": {"verdict": "ok"}, "confidence": 0.99}, "track": ["temperature"]}
         assert (await client.call("PUT", "/api/v1/workflows/plant", body=body)).status in (200, 201)
+        await bucket_lasts(40)
         for temperature in (70, 80, 95):
             await client.execute({"temperature": temperature}, "plant")
         yield client
