@@ -31,3 +31,8 @@ def until_now(probe: Callable[[], Any], what: str, within_s: float = 15.0) -> An
             raise AssertionError(f"{what}: not within {within_s:g} s (last: {found!r})")
         time.sleep(PAUSE_S)
     return found
+
+
+async def bucket_lasts(least_s: float, width_s: float = 300.0) -> None:
+    """Until what takes `least_s` can be done within one bucket of a chart: for who looks at the last point of one."""
+    await until(lambda: width_s - time.time() % width_s >= least_s, "the next bucket begins", least_s + 1)
