@@ -113,7 +113,7 @@ class Parts:
         self._build_scaling(streams, team, quotas)
         access = self._access(quotas)
         self.dashboards = DashboardRoutes(self._followers.hub, access, metrics, quotas)
-        self._tails = TailReader(streams, self._followers.publisher.demand)
+        self._tails = TailReader(streams, self._followers.publisher.demand, config.live)
         self._alert_push = AlertPush(AlertStore(self._judgments), self.dashboards.watching)
         self._judging = Judging(self._followers.registry, self.queues, JudgmentReader(judgments), metrics, self._accepted)
         self.direct = Direct(
