@@ -37,8 +37,10 @@ TURN_S = 0.005
 """How long causes are looked at before others get the event loop: one may take 20 µs or, with macros, 3 ms."""
 READ_S, APART_S = 20.0, 5.0
 """How long figures may take to be read, and those of all tenants together that are read apart because they ask for much."""
+REST_TIMES, TOLD_REST_S = 4.0, 3.0
+"""Who is read apart rests so many times what it took, so that others are not late each time; a long rest is told."""
 CUT = "not all of it is looked at: together, a tenant's rules ask for more than one may have looked at (see ALERTS.md)"
-LATE = "it was not looked at: the figures that this tenant's rules ask for take too long to be read (see ALERTS.md)"
+LATE = "it is looked at seldom: the figures that this tenant's rules ask for take long to be read (see ALERTS.md)"
 
 
 class FigureSource(Protocol):
@@ -62,8 +64,8 @@ class Conditions:
         self._compiled: OrderedDict[tuple[str, str, int], CompiledCondition | str] = OrderedDict()
         self._built_in = {name: CompiledCondition(rule) for name, rule in BUILT_IN.items() if isinstance(rule, Condition)}
         self.bounded: frozenset[str] = frozenset()
-        self._apart_s: dict[str, float] = {}
-        """When those that are read apart had their last turn."""
+        self._due_s: dict[str, float] = {}
+        """When those that are read apart have their next turn."""
 
     async def observe(self, rules: Sequence[ActiveRule], known: Mapping[Cause, Known], span: Span) -> Sequence[Seen]:
         """See `Evaluator`. A rule that was written by hand and is wrong sees nothing."""
@@ -86,19 +88,21 @@ class Conditions:
         return looking.seen
 
     async def _look_apart(self, looking: "_Looking", groups: Sequence[Group]) -> None:
-        """Those who ask for much: what they take is bounded together, who waits longest has the first turn."""
+        """Those who ask for much: what they take is bounded together, and each rests after its turn."""
+        self._due_s = {group.tenants[0]: self._due_s.get(group.tenants[0], 0.0) for group in groups}
         until_s = time.monotonic() + APART_S
-        for group in sorted(groups, key=lambda group: self._apart_s.get(group.tenants[0], 0.0)):
-            read, left_s = None, until_s - time.monotonic()
-            if left_s > 0:
-                self._apart_s[group.tenants[0]] = time.monotonic()
+        for group in sorted(groups, key=lambda group: self._due_s[group.tenants[0]]):
+            tenant_id, read, now_s = group.tenants[0], None, time.monotonic()
+            if self._due_s[tenant_id] <= now_s < until_s:
                 try:
-                    read = await self._read(looking.asked, group, left_s)
+                    read = await self._read(looking.asked, group, until_s - now_s)
                 except Overloaded:  # it took too long
                     read = None
+                took_s = time.monotonic() - now_s
+                self._due_s[tenant_id] = now_s + took_s + took_s * REST_TIMES
             await looking.at(group, read)
-        there = {group.tenants[0] for group in groups}
-        self._apart_s = {tenant_id: at_s for tenant_id, at_s in self._apart_s.items() if tenant_id in there}
+        told_s = time.monotonic() + TOLD_REST_S
+        looking.bounded |= {tenant_id for tenant_id, due_s in self._due_s.items() if due_s > told_s}
 
     async def _read(self, asked: Mapping[str, Sequence[_Asked]], group: Group, timeout_s: float) -> Read:
         rules = [(tenant_id, each.compiled) for tenant_id in group.tenants for each in asked[tenant_id]]

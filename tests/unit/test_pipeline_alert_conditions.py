@@ -128,6 +128,7 @@ def test_whose_figures_cannot_be_read_in_time_keeps_nobody_else_waiting() -> Non
 
 def test_who_waited_longest_is_read_first_where_there_is_no_time_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alert_conditions, "APART_S", 0.02)
+    monkeypatch.setattr(alert_conditions, "REST_TIMES", 0.0)
     much = Condition(when="window.count > 1", each="workflow", window_s=60)
     names = ("a", "b", "c")
     rules = [ActiveRule(name, "r", 1, much) for name in names]
@@ -145,6 +146,27 @@ def test_who_waited_longest_is_read_first_where_there_is_no_time_for_all(monkeyp
     for _ in range(6):
         asyncio.run(conditions.observe(rules, {}, span))
     assert asked == ["a", "b", "c"] * 2
+
+
+def test_who_takes_long_to_be_read_rests_and_what_fires_goes_on() -> None:
+    rules = [ActiveRule(name, "r", 1, Condition(when="window.count > 1", each="workflow", window_s=60)) for name in "ab"]
+    span = Span(NOW_S - 5.0, float(NOW_S), [NOW_S], {"a": 10**6})
+    known = {Cause("a", "r", "w"): Known(CauseState("firing", NOW_S - 5.0, NOW_S - 5.0), None, 1)}
+    asked: list[str] = []
+
+    class Slow(Rollups):
+        async def read(self, need: Need, timeout_s: float) -> Read:
+            asked.extend(need.tenants)
+            if need.tenants == ["a"]:
+                await asyncio.sleep(0.3)
+            return await super().read(need, timeout_s)
+
+    conditions = Conditions(Slow([], []))
+    for _ in range(3):
+        seen = asyncio.run(conditions.observe(rules, known, span))
+    assert asked == ["b", "a", "b", "b"]
+    found = changes(rules, seen, known, float(NOW_S), alert_loop.GONE)
+    assert (found.events, found.forgotten) == ([], [])
 
 
 def test_what_follows_is_the_same_for_one_tenant_after_the_other() -> None:
