@@ -83,7 +83,7 @@ class BatchConfig(Section, frozen=True):
     max_bytes: Bytes = 4 * MIB
     target_latency_s: Seconds = 0.100
     """The size of batches is steered towards commits that take this long."""
-    max_wait_s: Annotated[float, Meta(ge=0, le=1)] = 0.008
+    max_wait_s: Annotated[float, Meta(ge=0, le=1)] = 0.010
     """Longest time that a batch waits for company while many are on their way; alone, it never waits (core/batching)."""
     commits_in_flight: Annotated[int, Meta(ge=1, le=16)] = 2
     """Commits of one partition at once."""

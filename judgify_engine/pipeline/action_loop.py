@@ -26,8 +26,8 @@ from judgify_engine.observe.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 1.0
-"""How often it is looked for jobs that nobody told of: those of others who have too many, or died."""
+LOOK_S, SELDOM_S = 1.0, 5.0
+"""How often it is looked for jobs that nobody told of: those of others who have too many, or died; and while nothing waits."""
 RETRY_S = 0.5
 BACKLOG_S = 10.0
 STOP_S, LAST_S = 3.0, 5.0
@@ -148,7 +148,9 @@ class ActionLoop:
         if len(jobs) == free:  # there is no room before one of them ends
             return LOOK_S
         due_s = await self._jobs.next_due_s()
-        return LOOK_S if due_s is None else min(LOOK_S, max(0.001, due_s))
+        if due_s is None:
+            return LOOK_S if self._running else SELDOM_S
+        return min(LOOK_S, max(0.001, due_s))
 
     async def _look(self) -> None:
         now_s = asyncio.get_running_loop().time()

@@ -10,12 +10,17 @@ from typing import Any
 
 import asyncpg
 
-from judgify_engine.errors import DatabaseUnavailable
+from judgify_engine.errors import DatabaseUnavailable, Overloaded
 from judgify_engine.store.pool import AWAY, Database
 
 SCALING_LOCKS, ALERT_LOCKS = 0x6A756467, 0x6A756468
 """The first of a lock's two keys, the second is a hash of what it is about. (Locks with one key are apart from these: see
 cdc/replication.HOLDER_LOCK.)"""
+_TAKEN = """
+SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND classid = $1
+                  AND objid = (hashtext($2)::bigint & 4294967295)::oid
+                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
 _FAILS = (asyncpg.PostgresError, *AWAY)
 """Whatever it is, the next turn begins anew."""
 
@@ -42,6 +47,8 @@ class Lease:
                 self.let_go()
             else:
                 return True
+        if await self._is_taken():
+            return False
         try:
             connection = await self._database.connect()
         except _FAILS as error:
@@ -57,6 +64,14 @@ class Lease:
             if connection is not None:
                 connection.terminate()
         return self._connection is not None
+
+    async def _is_taken(self) -> bool:
+        """Asked on a connection that is there, so that standing by costs no session each time."""
+        try:
+            async with self._database.query() as connection:
+                return bool(await connection.fetchval(_TAKEN, self._locks, self._about))
+        except Overloaded as error:
+            raise DatabaseUnavailable(f"{self._name} cannot be asked for: {error}") from error
 
     def let_go(self) -> None:
         """Give it up; PostgreSQL gives it to the next who asks."""
