@@ -243,6 +243,8 @@ class AlertsConfig(Section, frozen=True):
     """The longest rest."""
     repeat_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
     """How often Alertmanager is told that an alert still fires; after four times that it takes it for resolved."""
+    page_url: Annotated[str, Meta(max_length=2000, pattern=r"^(https?://[!-~]+)?$(?!\n)")] = ""
+    """Where people open the page: what Alertmanager links its alerts to. Empty: nothing."""
 
 
 class ScalingConfig(Section, frozen=True):

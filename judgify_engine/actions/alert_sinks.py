@@ -50,7 +50,8 @@ class AlertPerformer:
         else:
             assert isinstance(sink, AlertmanagerSink)
             holds_s = REPEATS_HELD * self._config.repeat_s
-            body = alertmanager_body(row, event, sink.labels, time.time_ns() // 1000, holds_s)
+            now_us = time.time_ns() // 1000
+            body = alertmanager_body(row, event, sink.labels, now_us, holds_s, self._config.page_url)
         outcome = await self._webhooks.send(row["tenant_id"], target_of(sink), body, headers, self._config.timeout_s, {})
         error = None if outcome.error is None else without_secrets(outcome.error, sink)[:1000]
         return outcome._replace(error=error, request={}, response=None)

@@ -7,7 +7,8 @@ import msgspec
 from aiohttp import web
 
 from judgify_engine.errors import InvalidField, NotFound, NotReplayable
-from judgify_engine.ingest.judgments import JSON, checked_query, decode_cursor, encode_cursor, limit_of, one_of, uuid_of
+from judgify_engine.ingest.judgments import JSON
+from judgify_engine.ingest.query import checked_query, decode_cursor, encode_cursor, limit_of, one_of, uuid_of
 from judgify_engine.pipeline.access import Access
 from judgify_engine.wire.actions import (
     STATES,

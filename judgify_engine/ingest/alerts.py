@@ -13,16 +13,8 @@ from judgify_engine.core.alert_rules import BUILT_IN, SEVERITIES, CompiledCondit
 from judgify_engine.core.alert_sinks import AlertmanagerSink, decode_sink, shown_url
 from judgify_engine.errors import InvalidField, NotFound
 from judgify_engine.ingest.admission import Admission
-from judgify_engine.ingest.judgments import (
-    JSON,
-    checked_query,
-    decode_cursor,
-    encode_cursor,
-    limit_of,
-    one_of,
-    read_body,
-    uuid_of,
-)
+from judgify_engine.ingest.judgments import JSON, read_body
+from judgify_engine.ingest.query import checked_query, decode_cursor, encode_cursor, limit_of, one_of, uuid_of
 from judgify_engine.pipeline.access import Access
 from judgify_engine.wire.alerts import (
     STATES,

@@ -10,7 +10,8 @@ from aiohttp import web
 from judgify_engine.core.dashboards import BUILT_IN, MAIN, StoredDashboard, VersionRow
 from judgify_engine.errors import InvalidField, NotFound
 from judgify_engine.ingest.admission import Admission
-from judgify_engine.ingest.judgments import JSON, checked_query, limit_of, read_body
+from judgify_engine.ingest.judgments import JSON, read_body
+from judgify_engine.ingest.query import checked_query, limit_of
 from judgify_engine.pipeline.access import Access
 from judgify_engine.wire.answer import format_time
 from judgify_engine.wire.dashboards import (

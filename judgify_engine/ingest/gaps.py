@@ -5,7 +5,8 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
-from judgify_engine.ingest.judgments import JSON, checked_query, limit_of
+from judgify_engine.ingest.judgments import JSON
+from judgify_engine.ingest.query import checked_query, limit_of
 from judgify_engine.pipeline.access import Access
 from judgify_engine.wire.answer import format_time
 from judgify_engine.wire.gaps import Gap, GapPage

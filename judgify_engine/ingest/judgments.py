@@ -4,19 +4,27 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
 from aiohttp import web
 
-from judgify_engine.core.dashboards import MAX_WORKFLOW_IDS
+from judgify_engine.core.histogram import MILLIONTHS
 from judgify_engine.core.model import METHODS
-from judgify_engine.core.results import RESULT_CHARS
 from judgify_engine.errors import DatabaseUnavailable, InvalidField, NotFound, QuotaExceeded, Rejected, UnsupportedEncoding
 from judgify_engine.ingest.admission import Admission, too_large
+from judgify_engine.ingest.query import (
+    checked_query,
+    confidence_ppm,
+    limit_of,
+    one_of,
+    result_of,
+    time_us,
+    tracked_of,
+    uuid_of,
+    workflow_ids_of,
+)
 from judgify_engine.observe.metrics import Metrics
 from judgify_engine.pipeline.access import Access, Grant
 from judgify_engine.pipeline.explaining import Explainer
@@ -30,7 +38,6 @@ from judgify_engine.wire.explained import explained_of
 from judgify_engine.wire.request import IDEMPOTENCY_KEY, decode_execute
 
 EXECUTE_PATH = "/api/v1/judgments/execute"
-DEFAULT_LIMIT, MAX_LIMIT = 50, 500
 MAX_ACTIONS = 100
 """Of one judgment, in its record."""
 READ_TIMEOUT_S = 30.0
@@ -136,13 +143,17 @@ class JudgmentRoutes:
         return web.Response(body=msgspec.json.encode(explained_of(row, *explained, actions)), content_type=JSON)
 
     async def page(self, request: web.Request) -> web.Response:
-        """A page of records, newest first."""
+        """A page of records, newest first: by when they were created, or are charted where that is asked for."""
         grant = await self._access.check(request.headers.get("Authorization"), "read")
         query = checked_query(
             request,
-            {"workflow_id", "status", "method_used", "result", "created_from", "created_to", "limit", "cursor"},
+            {
+                "workflow_id", "status", "method_used", "result", "confidence_min", "confidence_max", "created_from",
+                "created_to", "tracked", "occurred_from", "occurred_to", "limit", "cursor",
+            },
             lists=("workflow_id",),
-        )
+        )  # fmt: skip
+        most_ppm = confidence_ppm(query, "confidence_max")
         wanted = ListFilter(
             workflow_ids=workflow_ids_of(query),
             status=one_of(query, "status", ("completed", "failed")),
@@ -150,6 +161,11 @@ class JudgmentRoutes:
             created_from_us=time_us(query, "created_from"),
             created_to_us=time_us(query, "created_to"),
             result=result_of(query),
+            confidence_min_ppm=confidence_ppm(query, "confidence_min"),
+            confidence_max_ppm=None if most_ppm == MILLIONTHS else most_ppm,  # the last bin of a chart holds 1, too
+            tracked=tracked_of(query),
+            occurred_from_us=time_us(query, "occurred_from"),
+            occurred_to_us=time_us(query, "occurred_to"),
         )
         before = decode_place(query.get("cursor"))
         rows, place = await self._reader.page(grant.tenant_id, wanted, before, limit_of(query))
@@ -178,103 +194,9 @@ async def read_body(request: web.Request, admission: Admission) -> bytes:
         raise InvalidField(f"the body did not arrive within {READ_TIMEOUT_S:.0f} s", field="body") from error
 
 
-def checked_query(request: web.Request, known: set[str], lists: Collection[str] = ()) -> dict[str, str]:
-    """The query's parameters. Those of `lists` may come several times, and are joined by commas.
-
-    Raises InvalidField for one that is unknown or given twice.
-    """
-    query: dict[str, str] = {}
-    for name, value in request.query.items():
-        if name not in known:
-            raise InvalidField(f"unknown parameter {name[:80]!r}; known: {', '.join(sorted(known))}", field=name[:80])
-        if name in query and name not in lists:
-            raise InvalidField(f"the parameter {name!r} is given twice", field=name)
-        if "\0" in value:
-            raise InvalidField(f"{name} holds the character NUL", field=name)
-        if name in query:
-            value = f"{query[name]},{value}"
-        query[name] = value
-    return query
-
-
-def limit_of(query: dict[str, str]) -> int:
-    """The parameter `limit`. Raises InvalidField."""
-    text = query.get("limit", str(DEFAULT_LIMIT))
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_LIMIT:
-        raise InvalidField(f"limit must be a number from 1 to {MAX_LIMIT}, got {text[:40]!r}", field="limit")
-    return int(text)
-
-
-def one_of(query: dict[str, str], name: str, known: Collection[str]) -> str | None:
-    """A parameter of a closed set. Raises InvalidField."""
-    value = query.get(name)
-    if value is not None and value not in known:
-        raise InvalidField(f"{name} must be one of {', '.join(known)}, got {value[:40]!r}", field=name)
-    return value
-
-
-def time_us(query: dict[str, str], name: str) -> int | None:
-    """A parameter that is a time, as µs since 1970. Raises InvalidField."""
-    text = query.get(name)
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text.replace(" ", "+"))  # a + that was not escaped
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise InvalidField(f"{name} must be an RFC 3339 time with a zone, got {text[:40]!r}", field=name)
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-
-def workflow_ids_of(query: dict[str, str]) -> list[str]:
-    """The parameter `workflow_id`, each once; none: all. A comma is in no workflow's id. Raises InvalidField."""
-    if "workflow_id" not in query:
-        return []
-    found = sorted(set(query["workflow_id"].split(",")))
-    if "" in found:
-        raise InvalidField("workflow_id is empty; leave it out for all workflows", field="workflow_id")
-    if len(found) > MAX_WORKFLOW_IDS:
-        detail = f"at most {MAX_WORKFLOW_IDS} workflows at once, got {len(found)}"
-        raise InvalidField(detail, field="workflow_id", limit=MAX_WORKFLOW_IDS)
-    return found
-
-
-def result_of(query: dict[str, str]) -> str | None:
-    """The parameter `result`, which may be empty. Raises InvalidField."""
-    text = query.get("result")
-    if text is not None and len(text) > RESULT_CHARS:
-        detail = f"result has at most {RESULT_CHARS} characters, as the figures of results have it, got {len(text)}"
-        raise InvalidField(detail, field="result")
-    return text
-
-
-def uuid_of(text: str) -> UUID | None:
-    """The UUID, or None: it is none."""
-    try:
-        return UUID(text) if len(text) == 36 else None
-    except ValueError:
-        return None
-
-
-def encode_cursor(last: UUID) -> str:
-    """Where a page ended, as text for the next request."""
-    return base64.urlsafe_b64encode(bytes(last.bytes)).decode().rstrip("=")
-
-
-def decode_cursor(text: str | None) -> UUID | None:
-    """The other way. Raises InvalidField."""
-    if text is None:
-        return None
-    try:
-        return UUID(bytes=base64.urlsafe_b64decode(text + "=="))
-    except (ValueError, binascii.Error):
-        raise InvalidField("cursor is not one that this server gave out", field="cursor") from None
-
-
 def encode_place(place: Place) -> str:
     """Where a page of judgments ended, as text for the next request."""
-    packed = place.created_at_us.to_bytes(8, "big", signed=True) + place.id.bytes
+    packed = place.at_us.to_bytes(8, "big", signed=True) + place.id.bytes
     return base64.urlsafe_b64encode(packed).decode()
 
 

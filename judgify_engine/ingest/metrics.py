@@ -16,9 +16,10 @@ from judgify_engine.core.dashboards import BUCKETS_S, CHARTS, METHOD_METRICS, TR
 from judgify_engine.core.histogram import ERROR
 from judgify_engine.core.rollup import Sums
 from judgify_engine.core.samples import CONFIDENCE, EXECUTION_TIME, FINE_S, TRACKED_PREFIX, Sample
-from judgify_engine.core.tracking import EARLIEST_US, LATEST_US, MAX_NAME_CHARS, NAME_PATTERN
+from judgify_engine.core.tracking import EARLIEST_US, LATEST_US
 from judgify_engine.errors import InvalidField
-from judgify_engine.ingest.judgments import JSON, checked_query, one_of, time_us, workflow_ids_of
+from judgify_engine.ingest.judgments import JSON
+from judgify_engine.ingest.query import checked_query, is_field, one_of, time_us, workflow_ids_of
 from judgify_engine.pipeline.access import Access
 from judgify_engine.units import Position
 from judgify_engine.wire.answer import format_time
@@ -146,7 +147,7 @@ def _field(query: dict[str, str], chart: str | None) -> str | None:
         if field is not None:
             raise InvalidField(f"field belongs to chart={TRACKED_CHART}", field="field")
         return None
-    if field is None or len(field) > MAX_NAME_CHARS or not re.match(NAME_PATTERN, field):
+    if field is None or not is_field(field):
         came = "nothing" if field is None else repr(field[:80])
         detail = f"{TRACKED_CHART} needs a field that a workflow tracks, such as temperature, got {came}"
         raise InvalidField(detail, field="field")

@@ -10,8 +10,9 @@ from judgify_engine.core.dashboards import BUCKETS_S, CHARTS, MAX_WORKFLOW_IDS, 
 from judgify_engine.core.quality import KINDS
 from judgify_engine.core.results import RESULT_CHARS
 from judgify_engine.core.rules import WorkflowDefinition
+from judgify_engine.core.tracking import MAX_NAME_CHARS
 from judgify_engine.ingest.metrics import FORMATS, MAX_METRICS
-from judgify_engine.ingest.workflows import WorkflowAnswer, WorkflowPage
+from judgify_engine.ingest.workflows import MAX_ID_CHARS, WorkflowAnswer, WorkflowPage
 from judgify_engine.wire.actions import STATES, ActionPage, ActionRecord, AttemptPage, ReplayedActions
 from judgify_engine.wire.alerts import (
     STATES as ALERT_STATES,
@@ -64,6 +65,7 @@ def _parameter(name: str, where: str, schema: dict[str, Any], text: str) -> dict
 
 
 _WORKFLOW_ID = _parameter("workflow_id", "path", {"type": "string", "pattern": WORKFLOW_ID}, "The workflow's id.")
+_CONTAINS = _parameter("contains", "query", {"type": "string", "maxLength": MAX_ID_CHARS}, "With this in the id, in any case.")
 _LIMIT = _parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}, "Items in one page.")
 _CURSOR = _parameter("cursor", "query", {"type": "string"}, "`next_cursor` of the page before.")
 _UUID = {"type": "string", "format": "uuid"}
@@ -97,6 +99,22 @@ _RESULT = _parameter(
     {"type": "string", "maxLength": RESULT_CHARS},
     "With this result only, as the figures have it: `final_result.verdict`; empty: without one; `failed`: of failed judgments.",
 )
+_CONFIDENCE = {"type": "number", "minimum": 0, "maximum": 1}
+_BEHIND = (
+    _parameter("confidence_min", "query", _CONFIDENCE, "With at least this confidence (in millionths), as a bin begins."),
+    _parameter("confidence_max", "query", _CONFIDENCE, "With less, as the next bin begins; `1` holds 1, as the last bin does."),
+    _parameter(
+        "tracked", "query", {"type": "string", "maxLength": MAX_NAME_CHARS},
+        "With a value of this field that is charted: a number, where the workflow's version tracks the field.",
+    ),
+    _parameter(
+        "occurred_from", "query", _TIME,
+        "Occurred not before, as tracked fields are charted: by `occurred_at` from 2000 to 2200, else by `created_at`. The list"
+        " is then in the order of that time.",
+    ),
+    _parameter("occurred_to", "query", _TIME, "Occurred before."),
+)  # fmt: skip
+"""What it takes to list the judgments behind a point of any chart."""
 _EXPLAIN = _parameter(
     "explain", "query", {"enum": ["true", "false"], "default": "false"}, "Also the rules, asked again, and the actions."
 )
@@ -187,7 +205,8 @@ OPERATIONS = (
     ),
     Operation(
         "get", "/api/v1/judgments", "Judgments", "List, newest first", "read", {200: (JudgmentPage, "A page.")},
-        (401, 403, 422, 429, 503), None, (_WORKFLOW_IDS, *_FILTERS[1:], _RESULT, _LIMIT, _CURSOR),
+        (401, 403, 422, 429, 503), None,
+        (_WORKFLOW_IDS, *_FILTERS[1:], _RESULT, *_BEHIND, _LIMIT, _CURSOR),
     ),
     Operation(
         "get", "/api/v1/judgments/{judgment_id}", "Judgments", "One whole record", "read",
@@ -262,7 +281,8 @@ OPERATIONS = (
     ),
     Operation(
         "get", "/api/v1/workflows", "Workflows", "List", "read", {200: (WorkflowPage, "A page.")},
-        (401, 403, 422, 429, 503), None, (_LIMIT, _CURSOR),
+        (401, 403, 422, 429, 503), None,
+        (_CONTAINS, _LIMIT, _CURSOR),
     ),
     Operation(
         "get", "/api/v1/workflows/{workflow_id}", "Workflows", "One version", "read", {200: (WorkflowAnswer, "The version.")},

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
-from judgify_engine.ingest.judgments import JSON, checked_query
+from judgify_engine.ingest.judgments import JSON
+from judgify_engine.ingest.query import checked_query
 from judgify_engine.ingest.summary import timeframe_of
 from judgify_engine.pipeline.access import Access
 from judgify_engine.wire.answer import format_time

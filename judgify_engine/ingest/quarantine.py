@@ -10,17 +10,8 @@ from aiohttp import web
 from judgify_engine.core.quality import KINDS
 from judgify_engine.errors import AlreadyReplayed, IdempotencyMismatch, NotFound, NotReplayable
 from judgify_engine.ingest.admission import Admission
-from judgify_engine.ingest.judgments import (
-    JSON,
-    checked_query,
-    decode_cursor,
-    encode_cursor,
-    limit_of,
-    one_of,
-    read_body,
-    time_us,
-    uuid_of,
-)
+from judgify_engine.ingest.judgments import JSON, read_body
+from judgify_engine.ingest.query import checked_query, decode_cursor, encode_cursor, limit_of, one_of, time_us, uuid_of
 from judgify_engine.pipeline.access import Access
 from judgify_engine.pipeline.judging import Answer, Judging, KeySource
 from judgify_engine.wire.quarantine import (

@@ -9,7 +9,8 @@ from aiohttp import web
 
 from judgify_engine.core.quality import severity
 from judgify_engine.errors import InvalidField
-from judgify_engine.ingest.judgments import JSON, checked_query
+from judgify_engine.ingest.judgments import JSON
+from judgify_engine.ingest.query import checked_query
 from judgify_engine.pipeline.access import Access
 from judgify_engine.wire.answer import format_time
 from judgify_engine.wire.quality import quality_of

@@ -8,13 +8,16 @@ from aiohttp import web
 from judgify_engine.core.rules import CompiledWorkflow
 from judgify_engine.errors import InvalidField, WorkflowNotFound
 from judgify_engine.ingest.admission import Admission
-from judgify_engine.ingest.judgments import JSON, checked_query, limit_of, read_body
+from judgify_engine.ingest.judgments import JSON, read_body
+from judgify_engine.ingest.query import checked_query, limit_of
 from judgify_engine.pipeline.access import Access
 from judgify_engine.pipeline.registry import WorkflowRegistry
 from judgify_engine.store.workflows import StoredWorkflow, WorkflowStore
 from judgify_engine.wire.answer import format_time
 from judgify_engine.wire.definition import decode_definition
 from judgify_engine.wire.request import WorkflowId
+
+MAX_ID_CHARS = 128
 
 
 class WorkflowAnswer(msgspec.Struct, omit_defaults=True):
@@ -95,11 +98,14 @@ class WorkflowRoutes:
         return web.Response(status=204)
 
     async def page(self, request: web.Request) -> web.Response:
-        """All workflows of the tenant, a page at a time."""
+        """The workflows of the tenant, or those with `?contains=` in their ids, a page at a time."""
         grant = await self._access.check(request.headers.get("Authorization"), "read")
-        query = checked_query(request, {"limit", "cursor"})
-        limit = limit_of(query)
-        found = await self._store.page(grant.tenant_id, query.get("cursor", ""), limit + 1)
+        query = checked_query(request, {"contains", "limit", "cursor"})
+        limit, contains = limit_of(query), query.get("contains", "")
+        if len(contains) > MAX_ID_CHARS:
+            detail = f"contains has at most {MAX_ID_CHARS} characters, as ids have, got {len(contains)}"
+            raise InvalidField(detail, field="contains", limit=MAX_ID_CHARS)
+        found = await self._store.page(grant.tenant_id, query.get("cursor", ""), limit + 1, contains)
         items = [_answer(stored) for stored in found[:limit]]
         page = WorkflowPage(items, items[-1].workflow_id if len(found) > limit else None)
         return web.Response(body=msgspec.json.encode(page), content_type=JSON)

@@ -6,6 +6,8 @@ from judgify_engine.pipeline.alert_deliveries import AlertDelivery, Delivered
 from judgify_engine.store.pool import Database
 from judgify_engine.store.webhook_secrets import signing_secrets
 
+# To Alertmanager the severity is a label, so what became critical is another alert: until it is told of that one, it is told
+# again of the one before (`later`), and then, once, that the one before is over (`ended`).
 # One for each sink, the oldest first: what fires before what is resolved. Tenants take turns.
 _CLAIM = """
 WITH busy AS (SELECT * FROM unnest($5::text[], $6::text[]) AS b(tenant_id, sink_id)),
@@ -31,11 +33,17 @@ taken AS (
    WHERE id = ANY(ARRAY(SELECT id FROM picked)) RETURNING *
 )
 SELECT t.id AS delivery_id, t.sink_id, t.kind, t.event, t.attempts, t.repeats, t.alert_id, a.tenant_id, a.rule_id,
-       a.rule_version, a.workflow_id, a.severity, a.about, a.summary, a.reason, a.numbers::text AS numbers, a.started_at,
-       a.fired_at, a.resolved_at, a.recorded_at, a.resolved_reason, a.resolved_numbers::text AS resolved_numbers,
+       a.rule_version, a.workflow_id, CASE WHEN later THEN a.severity_was ELSE a.severity END AS severity,
+       CASE WHEN ended THEN a.severity_was END AS severity_ended, a.about, a.summary, a.reason, a.numbers::text AS numbers,
+       a.started_at, a.fired_at, a.resolved_at, a.recorded_at, a.resolved_reason, a.resolved_numbers::text AS resolved_numbers,
        s.definition::text AS sink
   FROM taken AS t JOIN alerts AS a ON a.id = t.alert_id
   LEFT JOIN alert_sinks AS s ON s.tenant_id = t.tenant_id AND s.sink_id = t.sink_id
+ CROSS JOIN LATERAL (
+   SELECT coalesce(bool_or(e.id > t.id), false) AS later, coalesce(bool_or(e.id < t.id) AND NOT t.repeats, false) AS ended
+     FROM alert_deliveries AS e
+    WHERE e.alert_id = t.alert_id AND e.sink_id = t.sink_id AND e.event = 'firing' AND t.event = 'firing'
+      AND t.kind = 'alertmanager' AND a.severity_was IS NOT NULL)
 """
 # A success counts whoever tells it; all else only from the owner of the lease. Of what is over nothing is repeated.
 _RECORD = """
@@ -47,6 +55,11 @@ UPDATE alert_deliveries AS d
        due_at = clock_timestamp() + make_interval(secs => told.rest_s),
        repeats = told.repeats AND EXISTS (SELECT FROM alerts AS a WHERE a.id = d.alert_id AND a.state = 'firing')
   FROM told WHERE d.id = told.id AND (d.owner = $1 OR told.state = 'delivered')
+"""
+# What tells that it is critical is repeated in the place of what told of it before.
+_OVERTAKEN = """
+UPDATE alert_deliveries AS d SET repeats = false FROM alert_deliveries AS e
+ WHERE e.id = ANY($1::uuid[]) AND e.repeats AND d.repeats AND d.alert_id = e.alert_id AND d.sink_id = e.sink_id AND d.id < e.id
 """
 # It was under way when the alert became worse: what tells of that takes its place (see store/alert_states).
 _REPLACED = """
@@ -90,6 +103,7 @@ class AlertOutbox:
     async def record(self, owner: str, finished: Sequence[Delivered]) -> None:
         """Record these, in one transaction."""
         waiting = [each.delivery.id for each in finished if each.state == "waiting"]
+        repeated = [each.delivery.id for each in finished if each.repeats]
         async with self._database.query() as connection, connection.transaction():
             await connection.execute(
                 _RECORD,
@@ -102,3 +116,5 @@ class AlertOutbox:
             )
             if waiting:
                 await connection.execute(_REPLACED, waiting)
+            if repeated:
+                await connection.execute(_OVERTAKEN, repeated)

@@ -11,6 +11,7 @@ from judgify_engine.core.alert_rules import MAX_RULES
 from judgify_engine.core.alert_sinks import MAX_SINKS
 from judgify_engine.errors import InvalidField
 from judgify_engine.pipeline.alert_loop import StoredRule
+from judgify_engine.store.limits import one_writer
 from judgify_engine.store.pool import Database
 from judgify_engine.wire.alerts import decode_stored_rule
 
@@ -103,7 +104,7 @@ class AlertRuleStore:
 
     async def put_rule(self, tenant_id: str, rule_id: str, definition: str) -> RuleRow:
         """Store a new version. Raises InvalidField: there are too many."""
-        async with self._database.query() as connection:
+        async with self._database.query() as connection, one_writer(connection, "alert_rules", tenant_id):
             row = await connection.fetchrow(_PUT, tenant_id, rule_id, definition, MAX_RULES)
         if row is None:
             raise InvalidField(f"rule_id: a tenant has at most {MAX_RULES} alert rules", field="rule_id", limit=MAX_RULES)
@@ -136,7 +137,7 @@ class AlertRuleStore:
 
     async def put_sink(self, tenant_id: str, sink_id: str, definition: str) -> Any:
         """Store it. Raises InvalidField: there are too many."""
-        async with self._database.query() as connection:
+        async with self._database.query() as connection, one_writer(connection, "alert_sinks", tenant_id):
             row = await connection.fetchrow(_PUT_SINK, tenant_id, sink_id, definition, MAX_SINKS)
         if row is None:
             raise InvalidField(f"sink_id: a tenant has at most {MAX_SINKS} alert sinks", field="sink_id", limit=MAX_SINKS)
@@ -156,7 +157,8 @@ class AlertRuleStore:
         """`values`: rule, workflow, severity, from, to, comment, by. Raises InvalidField."""
         async with self._database.query() as connection:
             try:
-                row = await connection.fetchrow(_PUT_SILENCE, tenant_id, silence_id, *values, MAX_SILENCES)
+                async with one_writer(connection, "alert_silences", tenant_id):
+                    row = await connection.fetchrow(_PUT_SILENCE, tenant_id, silence_id, *values, MAX_SILENCES)
             except asyncpg.CheckViolationError as error:
                 raise InvalidField("ends_at must lie after starts_at (absent: now)", field="ends_at") from error
         if row is None:

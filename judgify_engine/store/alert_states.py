@@ -66,7 +66,7 @@ WITH told AS (
 # Who was not told yet that it fires is told once, that it is critical: what still waits (and is not under way) gives way.
 _WORSENED = f"""
 WITH told AS (
-  UPDATE alerts SET severity = $5, reason = $6, numbers = $7::text::jsonb, revision = revision + 1,
+  UPDATE alerts SET severity_was = severity, severity = $5, reason = $6, numbers = $7::text::jsonb, revision = revision + 1,
                     changed_at = clock_timestamp()
    WHERE tenant_id = $2 AND rule_id = $3 AND workflow_id = $4 AND state = 'firing' RETURNING *
 ), replaced AS (

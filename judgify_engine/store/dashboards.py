@@ -7,6 +7,7 @@ import msgspec
 
 from judgify_engine.core.dashboards import BUILT_IN, MAX_DASHBOARDS, Dashboard, Defined, StoredDashboard, VersionRow
 from judgify_engine.errors import InvalidField, VersionMismatch
+from judgify_engine.store.limits import one_writer
 from judgify_engine.store.pool import Database
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class DashboardStore:
 
         Raises VersionMismatch, and InvalidField where a tenant has too many.
         """
-        async with self._database.query() as connection:
+        async with self._database.query() as connection, one_writer(connection, "dashboards", tenant_id):
             others = await connection.fetchval(_COUNT, tenant_id, dashboard_id)
             if others >= MAX_DASHBOARDS:
                 raise InvalidField(

@@ -1,7 +1,10 @@
 """Reading judgments back: one by id, or a page of a list.
 
-A list follows the index by tenant and time of creation. What else is asked for (workflow, status, method, result) is looked for
-in slices along it, for a bounded time: where little fits, a page may be short or empty, and says where to go on.
+A list follows the index by tenant and time of creation. What else is asked for (workflow, status, method, result, …) is looked
+for in slices along it, for a bounded time: where little fits, a page may be short or empty, and says where to go on.
+
+A list by when things occurred, which may be any time, follows two indexes at once, in the order of the time by which tracked
+values are charted: that of those that say when they occurred, and that of all by creation, of which those fit that do not.
 """
 
 import time
@@ -11,12 +14,13 @@ from uuid import UUID
 
 from judgify_engine.core.results import RESULT_SQL
 from judgify_engine.store.pool import Database
+from judgify_engine.store.tracking import BELIEVED_SQL, counts_sql, tracks_of
 from judgify_engine.units import MIB
 
 COLUMNS = """id, workflow_id, workflow_version, input_data, context, final_result, confidence_score, method_used, status,
  execution_time_ms, rule_index, error, occurred_at, created_at"""
-
-
+CONFIDENCE_PPM_SQL = "round(confidence_score * 1000000)::bigint"
+"""Millionths, as the rollups count them."""
 PAGE_BYTES = 8 * MIB
 PREFETCH_ROWS = 20
 LIST_TIMEOUT_S = 10.0
@@ -32,8 +36,8 @@ _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 2, tzin
 class Place(NamedTuple):
     """A judgment's place in the list, which is in this order from its end."""
 
-    created_at_us: int
-    """µs since 1970."""
+    at_us: int
+    """When it was created, or in a list by occurrence is charted; µs since 1970."""
     id: UUID
 
 
@@ -50,6 +54,21 @@ class ListFilter(NamedTuple):
     """Exclusive."""
     result: str | None = None
     """As the figures of results have it (core/results)."""
+    confidence_min_ppm: int | None = None
+    """Millionths, inclusive."""
+    confidence_max_ppm: int | None = None
+    """Exclusive."""
+    tracked: str | None = None
+    """A field: with a value of it that is charted (core/tracking)."""
+    occurred_from_us: int | None = None
+    """µs since 1970, inclusive, of `occurred_at`, or `created_at` where that is what tracked values are charted by."""
+    occurred_to_us: int | None = None
+    """Exclusive."""
+
+    @property
+    def by_occurrence(self) -> bool:
+        """Whether the list is in the order of that time."""
+        return self.occurred_from_us is not None or self.occurred_to_us is not None
 
 
 class JudgmentReader:
@@ -80,8 +99,11 @@ class JudgmentReader:
             self._database.query(may_be_slow=True) as connection,
             connection.transaction(readonly=True),
         ):
+            tracks = None if wanted.tracked is None else await tracks_of(connection, tenant_id, wanted.tracked)
+            if wanted.tracked is not None and tracks is None:
+                return [], None
             while True:
-                search = Search(tenant_id, wanted, before, limit + 1)
+                search = Search(tenant_id, wanted, before, limit + 1, tracks)
                 before = None
                 async for row in connection.cursor(search.sql, *search.values, prefetch=PREFETCH_ROWS, timeout=LIST_TIMEOUT_S):
                     if row["fits"]:
@@ -105,34 +127,64 @@ class JudgmentReader:
 class Search:
     """One statement: a slice of the list, of which it gives what fits, and the last one to know where it ended."""
 
-    def __init__(self, tenant_id: str, wanted: ListFilter, before: Place | None, most: int) -> None:
+    def __init__(self, tenant_id: str, wanted: ListFilter, before: Place | None, most: int, tracks: str | None = None) -> None:
+        """`tracks`: which versions track the wanted field (`tracks_of`)."""
         self.values: list[Any] = [tenant_id]
-        within = ["tenant_id = $1"]
-        if wanted.created_from_us is not None:
-            within.append(f"created_at >= {self._value(_time(wanted.created_from_us))}")
-        if wanted.created_to_us is not None:
-            within.append(f"created_at < {self._value(_time(wanted.created_to_us))}")
-        if before is not None:
-            within.append(f"(created_at, id) < ({self._value(_time(before.created_at_us))}, {self._value(before.id)})")
+        self._before = before
+        fits = self._fits(wanted, tracks)
+        created = wanted.created_from_us, wanted.created_to_us
+        order = "ORDER BY at DESC, id DESC"
+        if wanted.by_occurrence:
+            self.slice_rows = SLICE_ROWS
+            fits += self._between("created_at", *created)
+            from_us, to_us = wanted.occurred_from_us, wanted.occurred_to_us
+            span = _us(_EARLIEST) if from_us is None else from_us, _us(_LATEST) if to_us is None else to_us
+            there = (
+                f"({self._slice('occurred_at', span, [*fits, BELIEVED_SQL])}) UNION ALL"
+                f" ({self._slice('created_at', span, [*fits, f'({BELIEVED_SQL}) IS NOT TRUE'])})"
+            )
+            order += ", fits DESC"  # one that occurred when it was created is there twice, and fits once
+        else:
+            self.slice_rows = SLICE_ROWS if fits else most
+            there = self._slice("created_at", created, fits)
+        self.sql = (
+            f"SELECT * FROM (SELECT *, row_number() OVER ({order}) AS number FROM ({there}) AS there {order}"
+            f" LIMIT {self.slice_rows:d}) AS slice WHERE fits OR number = {self.slice_rows:d} {order}"
+        )
+
+    def _slice(self, time: str, span: tuple[int | None, int | None], fits: list[str]) -> str:
+        """What follows in the order of a column, which becomes `at`; `fits`: the conditions for `fits`."""
+        within = ["tenant_id = $1", *self._between(time, *span)]
+        if self._before is not None:
+            within.append(f"({time}, id) < ({self._value(_time(self._before.at_us))}, {self._value(self._before.id)})")
+        condition = f"({' AND '.join(fits)}) IS TRUE" if fits else "true"
+        return (
+            f"SELECT {COLUMNS}, {time} AS at, {condition} AS fits FROM judgment_executions WHERE {' AND '.join(within)}"
+            f" ORDER BY {time} DESC, id DESC LIMIT {self.slice_rows:d}"
+        )
+
+    def _between(self, time: str, from_us: int | None, to_us: int | None) -> list[str]:
+        bounds = ((">=", from_us), ("<", to_us))
+        return [f"{time} {sign} {self._value(_time(us))}" for sign, us in bounds if us is not None]
+
+    def _fits(self, wanted: ListFilter, tracks: str | None) -> list[str]:
+        """Conditions that no index knows of."""
         fits = [
-            f"{column} = {self._value(value)}"
-            for column, value in (
-                ("status", wanted.status),
-                ("method_used", wanted.method_used),
-                (RESULT_SQL, wanted.result),
+            f"{column} {sign} {self._value(value)}"
+            for column, sign, value in (
+                ("status", "=", wanted.status),
+                ("method_used", "=", wanted.method_used),
+                (RESULT_SQL, "=", wanted.result),
+                (CONFIDENCE_PPM_SQL, ">=", wanted.confidence_min_ppm),
+                (CONFIDENCE_PPM_SQL, "<", wanted.confidence_max_ppm),
             )
             if value is not None
         ]
         if wanted.workflow_ids:
             fits.append(f"workflow_id = ANY({self._value(wanted.workflow_ids)}::text[])")
-        self.slice_rows = SLICE_ROWS if fits else most
-        condition = " AND ".join(fits) or "true"
-        order = "ORDER BY created_at DESC, id DESC"
-        self.sql = (
-            f"SELECT * FROM (SELECT {COLUMNS}, ({condition}) AS fits, row_number() OVER ({order}) AS number FROM"
-            f" judgment_executions WHERE {' AND '.join(within)} {order} LIMIT {self.slice_rows:d}) AS slice"
-            f" WHERE fits OR number = {self.slice_rows:d} {order}"
-        )
+        if wanted.tracked is not None:
+            fits.append(counts_sql(self._value(tracks), self._value(wanted.tracked)))
+        return fits
 
     def _value(self, value: Any) -> str:
         self.values.append(value)
@@ -140,7 +192,7 @@ class Search:
 
 
 def _place(row: Any) -> Place:
-    return Place(_us(row["created_at"]), row["id"])
+    return Place(_us(row["at"]), row["id"])
 
 
 def _time(us: int) -> datetime:

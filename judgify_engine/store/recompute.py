@@ -16,7 +16,7 @@ from judgify_engine.core.tracking import ranges
 from judgify_engine.store import counts
 from judgify_engine.store.pipe import TIMEOUT_S as TIMEOUT_S
 from judgify_engine.store.pipe import pipe
-from judgify_engine.store.tracking import read_versions
+from judgify_engine.store.tracking import BELIEVED_SQL, CREATED_US_SQL, TRACKS_COLUMNS, held_sql, read_versions, value_sql
 
 SUMS = """total_executions, successful_executions, rule_executions, llm_executions, hybrid_executions, execution_time_us_sum,
  confidence_ppm_sum"""
@@ -78,21 +78,14 @@ SELECT tenant_id, workflow_id, '{EXECUTION_TIME}', created_at, method_used, stat
 # `{table}`: the judgments, with a condition maybe.
 _TRACKED = f"""
 SELECT e.tenant_id, e.workflow_id, '{TRACKED_PREFIX}' || field, e.time, e.method_used, e.status, round(v * 1000000)::bigint
-  FROM (SELECT *, (extract(epoch FROM created_at) * 1000000)::bigint AS us,
-               CASE WHEN occurred_at >= '2000-01-01Z' AND occurred_at < '2200-01-01Z' THEN occurred_at ELSE created_at END
-                 AS time
+  FROM (SELECT *, {CREATED_US_SQL} AS us, CASE WHEN {BELIEVED_SQL} THEN occurred_at ELSE created_at END AS time
           FROM {{table}}) AS e
-  JOIN jsonb_to_recordset($1::jsonb) AS t(tenant_id text, workflow_id text, from_version bigint, to_version bigint,
-                                          from_us bigint, to_us bigint, fields jsonb)
+  JOIN jsonb_to_recordset($1::jsonb) AS t({TRACKS_COLUMNS}, tenant_id text, fields jsonb)
     ON t.tenant_id = e.tenant_id AND t.workflow_id = e.workflow_id
-   AND CASE WHEN e.workflow_version > 0 THEN e.workflow_version >= from_version AND e.workflow_version < to_version
-            ELSE e.us >= from_us AND e.us < to_us END
+   AND {held_sql("e.workflow_version", "e.us")}
  CROSS JOIN LATERAL jsonb_array_elements_text(t.fields) AS field
  CROSS JOIN LATERAL (
-       SELECT CASE WHEN jsonb_typeof(place) = 'number'
-                   THEN CASE WHEN abs(place::numeric) >= 1e13 THEN NULL WHEN abs(place::numeric) < 1e-300 THEN 0
-                             ELSE place::numeric END END::double precision AS v
-         FROM (SELECT e.input_data #> string_to_array(field, '.') AS place) AS p) AS value
+       SELECT {value_sql("place")} AS v FROM (SELECT e.input_data #> string_to_array(field, '.') AS place) AS p) AS value
  WHERE NOT {_is_deep("e.input_data")} AND abs(v) <= {LIMIT:.0f}
 """
 _IN_SPAN = "((occurred_at >= {start} AND occurred_at < {end}) OR (created_at >= {start} AND created_at < {end}))"

@@ -33,14 +33,16 @@ class WorkflowStore:
             row = await connection.fetchrow(sql, *arguments)
         return None if row is None else StoredWorkflow(tenant_id, workflow_id, row["version"], row["definition"], row["at"])
 
-    async def page(self, tenant_id: str, after: str, limit: int) -> list[StoredWorkflow]:
-        """Current versions in the order of their ids, beginning after `after`."""
+    async def page(self, tenant_id: str, after: str, limit: int, contains: str = "") -> list[StoredWorkflow]:
+        """Current versions in the order of their ids, beginning after `after`; `contains`: with this in the id, in any case."""
         async with self._database.query() as connection:
             rows = await connection.fetch(
-                "SELECT * FROM workflows WHERE tenant_id = $1 AND workflow_id > $2 ORDER BY workflow_id LIMIT $3",
+                "SELECT * FROM workflows WHERE tenant_id = $1 AND workflow_id > $2"
+                " AND strpos(lower(workflow_id), lower($4)) > 0 ORDER BY workflow_id LIMIT $3",
                 tenant_id,
                 after,
                 limit,
+                contains,
             )
         return [StoredWorkflow(tenant_id, r["workflow_id"], r["version"], r["definition"], r["updated_at"]) for r in rows]
 

@@ -307,8 +307,11 @@ def _slack(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("`", "'")
 
 
-def alertmanager_body(row: Any, event: str, labels: Mapping[str, str], now_us: int, holds_s: float) -> bytes:
-    """For `POST /api/v2/alerts`. `holds_s`: after so long without another one it takes the alert for resolved."""
+def alertmanager_body(row: Any, event: str, labels: Mapping[str, str], now_us: int, holds_s: float, page_url: str) -> bytes:
+    """For `POST /api/v2/alerts`. `holds_s`: after so long without another one it takes the alert for resolved.
+
+    `severity_ended` of the row: what it was told of as before, which is over; None: nothing.
+    """
     own = {
         "alertname": row["rule_id"],
         "severity": row["severity"],
@@ -324,8 +327,12 @@ def alertmanager_body(row: Any, event: str, labels: Mapping[str, str], now_us: i
         "annotations": {"summary": row["summary"], "description": _reason(row, event), "since": format_time(row["started_at"])},
         "startsAt": format_us(starts_us),
         "endsAt": format_us(ends_us),
+        **({"generatorURL": f"{page_url.rstrip('/')}/#/alerts"} if page_url else {}),
     }
-    return msgspec.json.encode([alert])
+    if row["severity_ended"] is None:
+        return msgspec.json.encode([alert])
+    ended = {**alert, "labels": {**labels, **own, "severity": row["severity_ended"]}, "endsAt": format_us(now_us)}
+    return msgspec.json.encode([alert, ended])
 
 
 def _reason(row: Any, event: str) -> str:

@@ -1,6 +1,7 @@
 """Dashboards on the page: made, edited and kept without code; conflicts, keys, languages, history; nothing jumps."""
 
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -175,6 +176,91 @@ async def test_the_judgments_behind_a_point_are_of_the_dashboards_workflows(api:
     assert sorted(browser.run(LISTED)) == ["other", "plant", "plant", "plant"]
 
 
+async def test_behind_a_bin_and_behind_a_tracked_input_is_what_they_count(api: Client, browser: Browser) -> None:
+    late = datetime.now(UTC) - timedelta(hours=3)
+    for temperature in (60, 99):
+        assert (await api.execute({"temperature": temperature}, "plant", occurred_at=late.isoformat())).status == 200
+    charts = [
+        {"id": "sure", "type": "confidence_chart"},
+        {"id": "heat", "type": "tracked_inputs_chart", "field": "temperature"},
+    ]
+    body = {"name": "Behind", "timeframe": "6h", "charts": charts}
+    assert (await api.call("PUT", "/api/v1/dashboards/behind", body=body)).status == 201
+    sign_in(browser, api)
+    await ready(browser)
+    browser.open(f"{api.url}/?dashboard=behind")
+    await ready(browser)
+
+    async def open_point(chart: str, keys: list[str], wanted: str) -> int:
+        """Read a point, then go to the judgments behind it; returns how many it counts."""
+        focus, said = f"document.querySelector('[data-chart={chart}] .plot').focus();", ""
+
+        def read() -> bool:
+            nonlocal said
+            said = [browser.run(focus + KEY, one) for one in keys][-1]
+            return wanted in said
+
+        await until(read, f"{wanted} is said", 20)
+        browser.run(KEY, "Enter")
+        count = int(said.rsplit(" ", 1)[1])
+        await until(lambda: len(browser.run(LISTED)) == count, f"the list shows the {count} that it says")
+        return count
+
+    def value(name: str) -> str:
+        return str(browser.run("return document.getElementById(`records-${arguments[0]}`).value", name))
+
+    assert await open_point("sure", ["End"], "0.938 to 1.000: judgments 3") == 3
+    assert (value("confidence_min"), value("confidence_max")) == ("0.938188", "")
+    browser.run("document.getElementById('records-confidence_min').value = ''")
+    browser.click("#view-records .filters button[type=submit]")
+    await until(lambda: len(browser.run(LISTED)) == 5, "without that filter, all of the frame")
+    browser.run("history.go(-2)")
+    await until(lambda: not browser.run("return document.getElementById('view-dashboard').hidden"), "it goes back")
+    assert await open_point("sure", ["End", "ArrowLeft"], "judgments 2") == 2
+    browser.run("history.back()")
+    await until(lambda: not browser.run("return document.getElementById('view-dashboard').hidden"), "it goes back")
+    buckets = round((datetime.now(UTC).timestamp() // 1800) - (late.timestamp() // 1800))
+    assert await open_point("heat", ["End", *["ArrowLeft"] * buckets], "count 2") == 2
+    assert value("tracked") == "temperature"
+    assert value("occurred_from") < value("occurred_to")
+    assert value("created_from") == ""
+    assert browser.run("return document.querySelector('#view-records th.when').textContent") == "Occurred"
+    titles = "return [...document.querySelectorAll('#view-records tr[data-judgment] a')].map(e => e.title)"
+    assert [datetime.fromisoformat(one) for one in browser.run(titles)] == [late, late]
+    browser.run("[...document.querySelectorAll('#view-records .filters button')].find(e => e.textContent === 'Clear').click()")
+    await until(lambda: len(browser.run(LISTED)) == 5, "all of them, without a filter")
+    assert browser.run("return document.querySelector('#view-records th.when').textContent") == "Created"
+    assert browser.complaints() == []
+
+
+async def test_any_workflow_can_be_picked(api: Client, browser: Browser) -> None:
+    """Also one that was not judged by yet, which no message names."""
+    for name in ("never-judged", "Never.2"):
+        await api.put_workflow(name)
+    sign_in(browser, api)
+    await ready(browser)
+    options = "return [...document.getElementById('workflow-pick').options].map(e => e.textContent)"
+    await until(lambda: browser.run(options) == ["All workflows", "plant", "Another…"], "it lists those of the messages")
+    pick = "const s = document.getElementById('workflow-pick'); s.value = '?'; s.dispatchEvent(new Event('change'))"
+    browser.run(pick)
+    browser.type("dialog input", "no id")
+    browser.click("dialog button[type=submit]")
+    assert "letters, digits" in browser.run("return document.querySelector('dialog .error').textContent")
+    browser.run("document.querySelector('dialog input').value = ''")
+    browser.type("dialog input", "NEVER")
+    suggested = "return [...document.querySelectorAll('dialog datalist option')].map(e => e.value).sort()"
+    await until(lambda: browser.run(suggested) == ["Never.2", "never-judged"], "those that have it are suggested")
+    browser.run("document.querySelector('dialog input').value = 'never-judged'")
+    browser.click("dialog button[type=submit]")
+    await until(lambda: "workflow_id=never-judged" in browser.address, "it is shown")
+    await until(lambda: browser.value("total-executions") == "0", "there are no figures of it")
+    assert browser.run("return document.getElementById('workflow-pick').value") == "never-judged"
+    browser.run(pick)
+    browser.run("document.querySelector('dialog').close()")
+    assert browser.run("return document.getElementById('workflow-pick').value") == "never-judged", "who leaves changes nothing"
+    assert browser.complaints() == []
+
+
 async def test_the_past_is_shown_from_the_api(api: Client, browser: Browser) -> None:
     sign_in(browser, api)
     await ready(browser)
@@ -246,6 +332,9 @@ async def test_korean_is_chosen_and_kept(api: Client, browser: Browser) -> None:
     await until(lambda: browser.run("return document.documentElement.lang") == "ko", "it is Korean")
     await ready(browser)
     assert "대시보드" in browser.run("return document.querySelector('nav').textContent")
+    browser.run("location.hash = '#/judgments?created_from=gestern'")
+    told = "return [...document.querySelectorAll('.notice, [role=alert], [role=status]')].map((one) => one.innerText).join(' ')"
+    await until(lambda: "값이 올바르지 않습니다. (created_from" in browser.run(told), "what is wrong is said in Korean")
     browser.width(360)
     assert browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
     browser.open(f"{api.url}/login")

@@ -58,6 +58,13 @@ def test_errors_md_tells_the_status_and_the_title() -> None:
         assert row["title"].strip() == kind.title, kind.code
 
 
+def test_the_page_has_words_in_each_language_for_every_code_that_may_be_answered() -> None:
+    english, korean = (PACKAGE / "live/web/src/i18n/problems.ts").read_text(encoding="utf-8").split("export const ko", 1)
+    answered = {code for code, row in listed().items() if row["status"] != NO_ANSWER}
+    for words in (english, korean):
+        assert set(re.findall(r'^  "problem\.([a-z_]+)": ".+",$', words, re.MULTILINE)) == answered
+
+
 def test_errors_md_says_what_to_do() -> None:
     for code, row in listed().items():
         assert len(row["todo"].split()) >= 4, code

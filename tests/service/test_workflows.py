@@ -35,6 +35,26 @@ async def test_put_get_list_delete(tenant: Client) -> None:
     assert (await tenant.get("/api/v1/workflows/w?version=2")).status == 200, "the versions of a deleted workflow are kept"
 
 
+async def test_workflows_are_found_by_a_part_of_their_ids(tenant: Client) -> None:
+    for name in ("press-1", "Press-2", "oven_1", "oven.1"):
+        await tenant.put_workflow(name)
+
+    async def ids(query: str) -> list[str]:
+        answer = await tenant.get(f"/api/v1/workflows?{query}")
+        assert answer.status == 200, answer.body
+        return sorted(item["workflow_id"] for item in answer.json["items"])
+
+    assert await ids("contains=PRESS") == ["Press-2", "press-1"]
+    assert await ids("contains=n_1") == ["oven_1"], "no pattern"
+    assert await ids("contains=%25") == []
+    assert len(await ids("contains=")) == 5
+    first = (await tenant.get("/api/v1/workflows?contains=press&limit=1")).json
+    rest = await ids(f"contains=press&limit=1&cursor={first['next_cursor']}")
+    assert sorted([first["items"][0]["workflow_id"], *rest]) == ["Press-2", "press-1"]
+    problem = (await tenant.get(f"/api/v1/workflows?contains={'x' * 129}")).problem(422, "invalid_field")
+    assert (problem["field"], problem["limit"]) == ("contains", 128)
+
+
 async def test_versions_go_on_after_a_delete(tenant: Client) -> None:
     for number in (1, 2):
         assert (await tenant.put_workflow("w", always(str(number)))).json["version"] == number

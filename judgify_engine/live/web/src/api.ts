@@ -1,6 +1,7 @@
 // Calls of the API from the page. The session's cookie speaks for the person; the server refuses it from other sites.
 import { t } from "./i18n";
 import { Refused, type Context } from "./panels";
+import { problemWords, type Problem } from "./problems";
 
 const timeoutMs = 20_000;
 
@@ -29,9 +30,8 @@ export function makeFetchJson(signedOut: () => void): Context["fetchJson"] {
 }
 
 async function refusal(answer: Response): Promise<Refused> {
-  const problem = (await answer.json().catch(() => ({}))) as Record<string, unknown>;
-  const words = [problem.detail, problem.title].find((text) => typeof text === "string" && text);
-  return new Refused(answer.status, String(problem.code ?? ""), String(words ?? t("page.answered", { status: answer.status })), problem);
+  const problem = (await answer.json().catch(() => ({}))) as Problem;
+  return new Refused(answer.status, String(problem.code ?? ""), problemWords(answer.status, problem), problem);
 }
 
 /** What to tell a person about anything that was thrown. */

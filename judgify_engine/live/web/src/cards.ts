@@ -1,6 +1,6 @@
 // One chart of the dashboard as a card: title, legend, plot or table. Draws what it is given; chooses nothing itself.
 import { makeChart, type Chart } from "./charts";
-import { titleOf, typeName, specOf, filterOf, hasJudgments } from "./specs";
+import { behind, titleOf, typeName, specOf } from "./specs";
 import type { ChartDefinition } from "./definition";
 import { el, setText } from "./dom";
 import * as format from "./format";
@@ -11,8 +11,8 @@ import { WorkflowTable } from "./table";
 
 export interface CardServices {
   announce(words: string): void;
-  /** Goes to the judgments created in [from, to), filtered. */
-  drill(from: number, to: number, filter: Readonly<Record<string, string>>): void;
+  /** Goes to the judgments that these filters of GET /api/v1/judgments list. */
+  drill(filters: Readonly<Record<string, string>>): void;
   /** The address that shows one workflow only. */
   workflowHref(workflowId: string): string;
 }
@@ -61,12 +61,11 @@ export class Card {
     const { lines, type, field } = this.definition;
     const limits = lines.map(({ value, label, severity }) => t("chart.threshold", { value: format.measured(value), label, severity: t(`severity.${severity}`) }));
     const kind = type === "tracked_inputs_chart" ? `${typeName(type)} (${field ?? ""})` : typeName(type);
-    const keys = hasJudgments(type) ? t("chart.keys") : t("chart.keysOnly");
     return {
       role: "application",
       tabindex: "0",
       "aria-roledescription": t("chart.role"),
-      "aria-label": [`${titleOf(this.definition)}: ${kind}.`, ...limits, keys].join(" "),
+      "aria-label": [`${titleOf(this.definition)}: ${kind}.`, ...limits, t("chart.keys")].join(" "),
     };
   }
 
@@ -98,15 +97,12 @@ export class Card {
 
   private make(names: readonly string[]): void {
     this.chart?.destroy();
-    const { type } = this.definition;
     const shown = () => ({ bucketS: this.drawnFrame!.bucketS, timeframe: this.timeframe, edges: this.plotted?.edges ?? [] });
     const spec = specOf(this.definition, names, shown);
     const pick = (index: number, line: number | null): void => {
-      const { bucketS } = this.drawnFrame!;
-      const start = this.plotted!.columns[0][index]! - bucketS / 2;
-      this.services.drill(start, start + bucketS, filterOf(type, this.plotted!.names, line));
+      this.services.drill(behind(this.definition, this.plotted!, this.drawnFrame!, index, line));
     };
-    this.chart = makeChart(this.host, hasJudgments(type) ? { ...spec, pick } : spec, (words) => this.services.announce(words));
+    this.chart = makeChart(this.host, { ...spec, pick }, (words) => this.services.announce(words));
     const drawn = spec.lines.filter((line) => !line.spokenOnly);
     this.legend.replaceChildren(...(drawn.length > 1 ? drawn : []).map((line) => el("span", { class: `key k${line.color}` }, line.label)));
   }

@@ -13,7 +13,12 @@ export interface ControlHandlers {
   asked(): Asked & { readonly timeframe: Timeframe };
   ask(change: Partial<Asked>): void;
   now(): number;
+  /** Any workflow of the tenant, as the person says; null: none. */
+  askWorkflow(): Promise<string | null>;
 }
+
+/** The choice that leads to all other workflows; no id is this. */
+const other = "?";
 
 export class Controls {
   private readonly until = byId<HTMLInputElement>("until");
@@ -28,7 +33,14 @@ export class Controls {
     this.later.addEventListener("click", () => this.step(1));
     this.live.addEventListener("click", () => handlers.ask({ until: null }));
     this.until.addEventListener("change", () => this.goTo(Date.parse(this.until.value) / 1000));
-    this.workflow.addEventListener("change", () => handlers.ask({ workflowId: this.workflow.value || null }));
+    this.workflow.addEventListener("change", () => void this.pick(this.workflow.value));
+  }
+
+  private async pick(value: string): Promise<void> {
+    if (value !== other) return this.handlers.ask({ workflowId: value || null });
+    this.workflow.value = this.handlers.asked().workflowId ?? "";
+    const workflowId = await this.handlers.askWorkflow();
+    if (workflowId !== null) this.handlers.ask({ workflowId });
   }
 
   /** One time frame earlier or later; live where that is not past. */
@@ -68,7 +80,8 @@ export class Controls {
     // An open list is not made anew under the pointer.
     if (options !== this.options && document.activeElement !== this.workflow) {
       this.options = options;
-      this.workflow.replaceChildren(el("option", { value: "" }, all), ...sorted.map((id) => el("option", { value: id }, id)));
+      const more = only.length ? [] : [el("option", { value: other }, t("filter.other"))];
+      this.workflow.replaceChildren(el("option", { value: "" }, all), ...sorted.map((id) => el("option", { value: id }, id)), ...more);
     }
     if (this.workflow.value !== (workflowId ?? "") && document.activeElement !== this.workflow) this.workflow.value = workflowId ?? "";
   }

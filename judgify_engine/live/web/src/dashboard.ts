@@ -1,6 +1,6 @@
 // The dashboard's panel: one definition, its charts, and the figures around them, live or of a time that is past. A message
 // changes the state at once; the page follows at most once per animation frame, and not at all while nobody can see it.
-import { addressOf, isoTime, readAddress, socketAddress, type Asked } from "./address";
+import { addressOf, readAddress, socketAddress, type Asked } from "./address";
 import { wordsOf } from "./api";
 import { Board } from "./board";
 import { Chooser } from "./chooser";
@@ -18,6 +18,7 @@ import { isFigures, parse, type Timeframe } from "./protocol";
 import type { Shell } from "./shell";
 import { apply, initialState, serverNow, timeframeS, type State } from "./state";
 import { commands, renderConnection, renderEmpty, renderFigures, renderLists } from "./view";
+import { askWorkflow } from "./workflows";
 
 const exampleWorkflow = "test-workflow-3";
 const now = (): number => performance.now() / 1000;
@@ -51,7 +52,7 @@ export class DashboardPanel {
     });
     this.board = new Board(byId("charts"), {
       announce,
-      drill: (from, to, filter) => this.drill(from, to, filter),
+      drill: (filters) => this.drill(filters),
       workflowHref: (workflowId) => addressOf({ ...readAddress(location.search), workflowId }),
     });
     this.live = new LiveCharts(announce);
@@ -59,6 +60,7 @@ export class DashboardPanel {
       asked: () => this.asked(),
       ask: (change) => shell.go(addressOf({ ...readAddress(location.search), ...change })),
       now: () => serverNow(this.state, now()) || Date.now() / 1000,
+      askWorkflow: () => askWorkflow(shell.context.fetchJson),
     });
     this.chooser = new Chooser(byId<HTMLSelectElement>("dashboard-pick"), shell);
     this.editor = new Editor(byId("editor"), {
@@ -249,13 +251,12 @@ export class DashboardPanel {
   }
 
   /** Goes to the judgments behind a point. */
-  private drill(from: number, to: number, filter: Readonly<Record<string, string>>): void {
+  private drill(filters: Readonly<Record<string, string>>): void {
     const { workflowId } = this.asked();
     const only = this.stored?.definition.workflow_ids ?? [];
-    const query = new URLSearchParams({ created_from: isoTime(from), created_to: isoTime(to) });
+    const query = new URLSearchParams(filters);
     const workflows = workflowId === null ? only : [workflowId];
     if (workflows.length) query.set("workflow_id", workflows.join(","));
-    for (const [name, value] of Object.entries(filter)) query.set(name, value);
     void this.editor.mayLeave().then((may) => {
       if (may) this.shell.context.navigate(`#/judgments?${query}`);
     });

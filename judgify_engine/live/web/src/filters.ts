@@ -9,6 +9,11 @@ const labels: Readonly<Record<string, PlainKey>> = {
   method_used: "records.method",
   created_from: "records.from",
   created_to: "records.to",
+  confidence_min: "records.confidenceMin",
+  confidence_max: "records.confidenceMax",
+  tracked: "records.tracked",
+  occurred_from: "records.occurredFrom",
+  occurred_to: "records.occurredTo",
 };
 const choices: Readonly<Record<string, readonly (readonly [value: string, words: PlainKey])[]>> = {
   status: [
@@ -21,11 +26,14 @@ const choices: Readonly<Record<string, readonly (readonly [value: string, words:
     ["hybrid", "method.hybrid"],
   ],
 };
-const times = new Set(["created_from", "created_to"]);
+const times = new Set(["created_from", "created_to", "occurred_from", "occurred_to"]);
+const shares = new Set(["confidence_min", "confidence_max"]);
+/** They come from points of charts, mostly; shown when one of them is set, or wanted. */
+const rarer = ["confidence_min", "confidence_max", "tracked", "occurred_from", "occurred_to"] as const;
 /** A result that is empty is one, so it must be told from "any". */
 const noResult = "records.noResult";
 
-export const listFilters = ["workflow_id", "result", "status", "method_used", "created_from", "created_to"] as const;
+export const listFilters = ["workflow_id", "result", "status", "method_used", "created_from", "created_to", ...rarer] as const;
 export const tailFilters = ["workflow_id", "result", "status", "method_used"] as const;
 
 /** Only what the API knows, of what is in an address. */
@@ -41,19 +49,24 @@ export function known(query: URLSearchParams, names: readonly string[]): URLSear
 export class Filters {
   readonly root: HTMLFormElement;
   private readonly fields = new Map<string, HTMLInputElement | HTMLSelectElement>();
+  private readonly more = el("details", { class: "rarer" }, el("summary", {}, t("records.rarer")));
 
   /** `apply` gets the query when the person wants it. */
   constructor(names: readonly string[], apply: (query: URLSearchParams) => void, prefix: string) {
     this.root = el("form", { class: "filters", "aria-label": t("records.filters"), novalidate: true });
+    const rarely = new Set<string>(rarer);
+    const others = el("div", { class: "filters" });
     for (const name of names) {
       const id = `${prefix}-${name}`;
-      const field = choices[name] ? select(choices[name]) : el("input", { type: times.has(name) ? "datetime-local" : "text", step: times.has(name) ? 1 : null, spellcheck: "false", autocomplete: "off" });
+      const field = choices[name] ? select(choices[name]) : inputOf(name);
       field.id = id;
       field.name = name;
       if (name === "result") field.setAttribute("placeholder", t("records.any"));
       this.fields.set(name, field);
-      this.root.append(el("p", {}, el("label", { for: id }, t(labels[name]!)), field));
+      (rarely.has(name) ? others : this.root).append(el("p", {}, el("label", { for: id }, t(labels[name]!)), field));
     }
+    this.more.append(others);
+    if (others.childElementCount) this.root.append(this.more);
     const clear = el("button", { type: "button", class: "quiet" }, t("records.clear"));
     clear.addEventListener("click", () => apply(new URLSearchParams()));
     this.root.append(el("p", { class: "buttons" }, el("button", { type: "submit" }, t("records.apply")), clear));
@@ -69,6 +82,7 @@ export class Filters {
       if (name === "result" && value === "") field.value = t(noResult);
       else field.value = value === null ? "" : times.has(name) ? localTime(value) : value;
     }
+    if (rarer.some((name) => query.has(name))) this.more.open = true;
   }
 
   private read(): URLSearchParams {
@@ -80,6 +94,11 @@ export class Filters {
     }
     return query;
   }
+}
+
+function inputOf(name: string): HTMLInputElement {
+  const kind = times.has(name) ? { type: "datetime-local", step: 1 } : shares.has(name) ? { type: "number", min: 0, max: 1, step: "any" } : { type: "text" };
+  return el("input", { ...kind, spellcheck: "false", autocomplete: "off" });
 }
 
 function select(options: readonly (readonly [string, PlainKey])[]): HTMLSelectElement {

@@ -4,11 +4,12 @@
 import * as editor from "./i18n/editor";
 import * as login from "./i18n/login";
 import * as page from "./i18n/page";
+import * as problems from "./i18n/problems";
 import * as records from "./i18n/records";
 import { preferredLanguage, storageKey } from "./language";
 
-const en = { ...login.en, ...page.en, ...editor.en, ...records.en } as const;
-const ko: Record<Key, string> = { ...login.ko, ...page.ko, ...editor.ko, ...records.ko };
+const en = { ...login.en, ...page.en, ...editor.en, ...records.en, ...problems.en } as const;
+const ko: Record<Key, string> = { ...login.ko, ...page.ko, ...editor.ko, ...records.ko, ...problems.ko };
 export const dictionaries = { en, ko } as const;
 
 export type Key = keyof typeof en;

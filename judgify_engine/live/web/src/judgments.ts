@@ -37,11 +37,17 @@ export function resultOf(status: string, result: unknown): string {
   const verdict = typeof result === "object" && result !== null ? (result as Record<string, unknown>).verdict : undefined;
   return typeof verdict === "string" ? verdict : "";
 }
+/** When its tracked values are charted, as core/tracking has it. */
+export function chartedAt({ occurred_at: occurred, created_at: created }: Judgment): string {
+  return occurred && occurred >= "2000" && occurred < "2200" ? occurred : created;
+}
+
 export const resultWords = (result: string): string => result || t("records.noResult");
 
-export function judgmentTable(caption: string): { root: HTMLTableElement; body: HTMLTableSectionElement } {
+export function judgmentTable(caption: string): { root: HTMLTableElement; body: HTMLTableSectionElement; time: HTMLElement } {
   const body = el("tbody");
   const head = (words: string, className = ""): HTMLElement => el("th", { scope: "col", class: className || null }, words);
+  const time = head(t("records.time"), "when");
   const root = el(
     "table",
     { class: "judgments" },
@@ -52,7 +58,7 @@ export function judgmentTable(caption: string): { root: HTMLTableElement; body: 
       el(
         "tr",
         {},
-        head(t("records.time"), "when"),
+        time,
         head(t("records.workflow")),
         head(t("records.result")),
         head(t("records.method"), "hide-narrow"),
@@ -62,11 +68,12 @@ export function judgmentTable(caption: string): { root: HTMLTableElement; body: 
     ),
     body,
   );
-  return { root, body };
+  return { root, body, time };
 }
 
-export function judgmentRow(judgment: Judgment, result: string, when: (text: string) => string): HTMLTableRowElement {
-  const link = el("a", { href: `#/judgments/${encodeURIComponent(judgment.judgment_id)}`, title: judgment.created_at }, when(judgment.created_at));
+/** `at`: the time that is shown. */
+export function judgmentRow(judgment: Judgment, result: string, when: (text: string) => string, at = judgment.created_at): HTMLTableRowElement {
+  const link = el("a", { href: `#/judgments/${encodeURIComponent(judgment.judgment_id)}`, title: at }, when(at));
   const row = el(
     "tr",
     { "data-judgment": judgment.judgment_id, "data-result": result },

@@ -16,7 +16,7 @@ export interface Route {
   readonly query: URLSearchParams;
 }
 
-/** What `fetchJson` throws: an answer that is not 2xx, with the words of its problem+json; `status` 0: no answer came. */
+/** What `fetchJson` throws: an answer that is not 2xx, with words for its problem+json; `status` 0: no answer came. */
 export class Refused extends Error {
   constructor(
     readonly status: number,

@@ -3,7 +3,7 @@ import { wordsOf } from "./api";
 import { button, el, setText } from "./dom";
 import { Filters, known, listFilters } from "./filters";
 import { t } from "./i18n";
-import { judgmentRow, judgmentTable, moveWithKeys, resultOf, stamp, type Judgment } from "./judgments";
+import { chartedAt, judgmentRow, judgmentTable, moveWithKeys, resultOf, stamp, type Judgment } from "./judgments";
 import type { Context, Mount, Route } from "./panels";
 import { recordView, type JudgmentRecord } from "./record";
 
@@ -23,6 +23,8 @@ class RecordList {
   private readonly note = el("p", { class: "note", role: "status" });
   private readonly more: HTMLButtonElement;
   private query = "";
+  /** The list is in the order of when things occurred. */
+  private byOccurrence = false;
   private cursor: string | null = null;
   private shown = 0;
   private loading: AbortController | null = null;
@@ -42,6 +44,8 @@ class RecordList {
     this.filters.show(wanted);
     if (this.query === wanted.toString() && (this.shown || this.loading)) return;
     this.query = wanted.toString();
+    this.byOccurrence = wanted.has("occurred_from") || wanted.has("occurred_to");
+    setText(this.table.time, t(this.byOccurrence ? "record.occurred" : "records.time"));
     this.reload();
   }
 
@@ -86,7 +90,10 @@ class RecordList {
   }
 
   private add(page: Page): void {
-    for (const item of page.items) this.table.body.append(judgmentRow(item, resultOf(item.status, item.final_result), stamp));
+    for (const item of page.items) {
+      const at = this.byOccurrence ? chartedAt(item) : item.created_at;
+      this.table.body.append(judgmentRow(item, resultOf(item.status, item.final_result), stamp, at));
+    }
     this.shown += page.items.length;
     this.more.hidden = this.cursor === null;
     setText(this.more, page.items.length ? t("records.more") : t("records.further"));

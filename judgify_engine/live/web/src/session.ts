@@ -1,5 +1,6 @@
 // Who is signed in. The cookie is the server's affair; this only asks and tells.
 import { t } from "./i18n";
+import { problemWords, type Problem } from "./problems";
 
 export interface Session {
   readonly tenant_id: string;
@@ -28,9 +29,7 @@ export async function signIn(token: string): Promise<string | null> {
   }
   if (answer.ok) return null;
   if (answer.status === 401) return t("login.invalid"); // in the person's language
-  const problem = (await answer.json().catch(() => ({}))) as { detail?: unknown; title?: unknown };
-  for (const words of [problem.detail, problem.title]) if (typeof words === "string" && words) return words;
-  return t("page.answered", { status: answer.status });
+  return problemWords(answer.status, (await answer.json().catch(() => ({}))) as Problem);
 }
 
 export async function signOut(): Promise<boolean> {

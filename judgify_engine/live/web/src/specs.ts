@@ -1,9 +1,10 @@
 // How each type of chart looks and speaks: lines and their colours, axes, and which judgments are behind a point.
+import { isoTime } from "./address";
 import type { ChartSpec, Line } from "./charts";
 import type { ChartDefinition } from "./definition";
 import * as format from "./format";
 import { t, type Key } from "./i18n";
-import { lineNames, rest } from "./points";
+import { lineNames, rest, type Frame, type Plotted } from "./points";
 import type { ChartType, Timeframe } from "./protocol";
 import { niceCeiling } from "./series";
 
@@ -107,12 +108,29 @@ export function specOf(
 const midnight = (at: number): boolean => new Date(at * 1000).getHours() === 0 && new Date(at * 1000).getMinutes() === 0;
 const tick = (at: number, step: number): string => (step >= 86400 || midnight(at) ? format.date(at) : format.time(at));
 
-/** Whether the judgments behind a point can be listed: not where a chart goes by when things happened, or by confidence. */
-export const hasJudgments = (type: ChartType): boolean => type !== "tracked_inputs_chart" && type !== "confidence_chart";
+/**
+ * The filters of GET /api/v1/judgments that list what point `index` of a chart counts; `line`: one line of it, null: all.
+ * A bin of a distribution is of the whole frame; the first and the last one have no end on the outside.
+ */
+export function behind(chart: ChartDefinition, plotted: Plotted, frame: Frame, index: number, line: number | null): Readonly<Record<string, string>> {
+  if (chart.type === "confidence_chart") {
+    const [from, to] = (plotted.edges ?? []).slice(index, index + 2);
+    const last = index + 2 >= (plotted.edges?.length ?? 0);
+    return {
+      created_from: isoTime(frame.from),
+      created_to: isoTime(frame.to),
+      ...(index > 0 && { confidence_min: String(from) }),
+      ...(!last && { confidence_max: String(to) }),
+    };
+  }
+  const start = plotted.columns[0][index]! - frame.bucketS / 2;
+  const [from, to] = [isoTime(start), isoTime(start + frame.bucketS)];
+  if (chart.type === "tracked_inputs_chart") return { tracked: chart.field ?? "", occurred_from: from, occurred_to: to };
+  return { created_from: from, created_to: to, ...filterOf(chart.type, plotted.names, line) };
+}
 
-/** The filter of GET /api/v1/judgments for one line of a chart; null: all of the point. */
-export function filterOf(type: ChartType, names: readonly string[], index: number | null): Readonly<Record<string, string>> {
-  const name = index === null ? undefined : names[index];
+function filterOf(type: ChartType, names: readonly string[], line: number | null): Readonly<Record<string, string>> {
+  const name = line === null ? undefined : names[line];
   if (name === undefined || name === rest) return {};
   if (type === "execution_count_chart") return name === "failed" ? { status: "failed" } : {};
   if (type === "results_chart") return { result: name };
