@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -148,23 +149,31 @@ def test_who_waited_longest_is_read_first_where_there_is_no_time_for_all(monkeyp
     assert asked == ["a", "b", "c"] * 2
 
 
-def test_who_takes_long_to_be_read_rests_and_what_fires_goes_on() -> None:
+def test_who_takes_long_to_be_read_rests_and_what_fires_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = [ActiveRule(name, "r", 1, Condition(when="window.count > 1", each="workflow", window_s=60)) for name in "ab"]
     span = Span(NOW_S - 5.0, float(NOW_S), [NOW_S], {"a": 10**6})
     known = {Cause("a", "r", "w"): Known(CauseState("firing", NOW_S - 5.0, NOW_S - 5.0), None, 1)}
     asked: list[str] = []
+    now_s = 1000.0
+    monkeypatch.setattr(alert_conditions, "time", SimpleNamespace(monotonic=lambda: now_s, perf_counter=lambda: now_s))
 
     class Slow(Rollups):
         async def read(self, need: Need, timeout_s: float) -> Read:
+            nonlocal now_s
             asked.extend(need.tenants)
             if need.tenants == ["a"]:
-                await asyncio.sleep(0.3)
+                now_s += 2.0
             return await super().read(need, timeout_s)
 
     conditions = Conditions(Slow([], []))
-    for _ in range(3):
-        seen = asyncio.run(conditions.observe(rules, known, span))
+    for _ in range(2):
+        asyncio.run(conditions.observe(rules, known, span))
+    now_s += alert_conditions.REST_TIMES * 2.0 - 0.1
+    seen = asyncio.run(conditions.observe(rules, known, span))
     assert asked == ["b", "a", "b", "b"]
+    now_s += 0.2
+    asyncio.run(conditions.observe(rules, known, span))
+    assert asked[-2:] == ["b", "a"]
     found = changes(rules, seen, known, float(NOW_S), alert_loop.GONE)
     assert (found.events, found.forgotten) == ([], [])
 
