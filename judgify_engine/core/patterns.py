@@ -194,6 +194,8 @@ class _Reading:
             braced = _BRACED.match(self.pattern, self.at)
             self.at = braced.end() if braced else self.at + digits
             return self._literal("\N{REPLACEMENT CHARACTER}")
+        # Beside letters beyond ASCII the library has no table for the ends of words, and tries all that there may be to do.
+        self.plain = self.plain and (letter not in "bB<>" or not self.unicode)
         if letter in ("b", "B"):
             braced = _BRACED.match(self.pattern, self.at)
             if letter == "b" and braced and not _COUNTED.match(self.pattern, self.at):

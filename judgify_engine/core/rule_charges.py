@@ -69,16 +69,16 @@ def charge(when: str) -> Charge | Refusal:
             calls.append(found)
     grown = _grown(tokens)
     loops = _loops(tokens, powers, grown)
-    written = sum(len(token.written) for token in tokens if token.kind == "string")
+    written = sum(_bytes(token.written) for token in tokens if token.kind == "string")
     texts: Costs = {}
     for size, power, own, path in calls:
-        add_cost(loops, power, size.cost + size.steps * (SHORT_BYTES + (0 if path else written * 4 * grown)) // STEPS_A_UNIT)
+        add_cost(loops, power, size.cost + size.steps * (SHORT_BYTES + (0 if path else written * grown)) // STEPS_A_UNIT)
         add_cost(texts, max(power - own, 0), size.steps * grown)
     copies = _copies(tokens, powers, grown)
-    if grown > 1:
-        for named in copies.values():
+    for place, named in copies.items():
+        if grown > 1 or place == EVERYTHING:  # what a macro goes over, or `duration` reads, may be written out
             for power, factor in named.items():
-                add_cost(loops, power, factor * written * 4 // BYTES_A_UNIT)
+                add_cost(loops, power, factor * written // BYTES_A_UNIT)
     literals = _literals(tokens) if any(powers) else 0
     grows = any(token.text == "+" or token.text in COSTLY_MACROS for token in tokens)
     return Charge(loops, literals * grown, copies, texts, grows)
@@ -110,31 +110,44 @@ def _powers(tokens: list[Token]) -> list[int]:
 
 
 def _loops(tokens: list[Token], powers: list[int], grown: int) -> Costs:
-    """What macros cost: naming `input` or `context` copies what is named; a step of a macro costs 8 times a copied value."""
+    """What macros cost: naming `input` or `context` copies what is named; a step of a macro costs 8 times a copied value.
+
+    What their bodies write out is made, and read, each time.
+    """
     costs: Costs = {}
     for i, (token, power) in enumerate(zip(tokens, powers, strict=True)):
         opens = token.text == "(" and i > 0 and tokens[i - 1].text in MACROS
         if opens or (power and token.kind == "name"):
             copied = not opens and token.text in ("input", "context")
             add_cost(costs, power + copied, (1 if copied else 8) * grown ** (power + copied))
+        elif power and (token.kind in ("string", "number") or _opens_literal(token, tokens[i - 1])):
+            add_cost(costs, power, (1 + _bytes(token.written) // BYTES_A_UNIT) * grown**power)
     return costs
 
 
 def _literals(tokens: list[Token]) -> int:
-    """How many values stand in lists and maps that the condition writes out."""
+    """How many values stand in lists and maps that the condition writes out for its macros to go over."""
     found, before = 0, Token("sign", "", "", 0)
-    literal: list[bool] = []  # of each parenthesis that is open: it opened a list or a map
-    for token in tokens:
+    holds: list[int] = []  # of each parenthesis that is open: values so far in the list or map that it opened; 0: it is neither
+    sought: list[bool] = []
+    for token, after in zip(tokens, [*tokens[1:], before], strict=True):
         if token.text in "([{":
-            index = token.text == "[" and (before.kind in ("name", "string") or before.text in (")", "]", "}"))
-            literal.append(token.text != "(" and (not index or before.text == "in"))
-            found += literal[-1]
-        elif token.text in ")]}" and literal:
-            literal.pop()
-        elif token.text == "," and literal and literal[-1]:
-            found += 1
+            holds.append(_opens_literal(token, before))
+            sought.append(before.text == "in")
+        elif token.text in ")]}" and holds:
+            values = holds.pop()
+            # What comes of `x in [1, 2]` is true or false.
+            found += 0 if sought.pop() and after.text not in (".", "[") else values
+        elif token.text == "," and holds and holds[-1]:
+            holds[-1] += 1
         before = token
     return found
+
+
+def _opens_literal(token: Token, before: Token) -> bool:
+    """Whether a list or a map is written out from here; else it is a call, an index, or no parenthesis."""
+    index = before.text != "in" and (before.kind in ("name", "string") or before.text in (")", "]", "}"))
+    return token.text == "{" or (token.text == "[" and not index)
 
 
 def _copies(tokens: list[Token], powers: list[int], grown: int) -> dict[Place, Costs]:
@@ -216,6 +229,10 @@ def _size_of(literal: str) -> PatternSize | str:
 
 
 _IS_PATTERN = cel.compile("''.matches(pattern)")
+
+
+def _bytes(written: str) -> int:
+    return len(written) if written.isascii() else 4 * len(written)
 
 
 def add_cost(costs: Costs, power: int, factor: int) -> None:

@@ -36,8 +36,8 @@ MAX_ADDED_CHARS = 16_384
 """How much text an input may bring to `+`, `map` and `filter`, which copy it."""
 QUICK_BYTES = 256
 """So much text adds less than a budget to what loops and tokens may cost, so it is not weighed."""
-MAX_TOKENS = 20_000
-"""Of all conditions together: to read and compile so many takes 0.2 s, once for each version and process."""
+MAX_TOKENS = 30_000
+"""Of all conditions together, 60 for each of 500: to compile so many takes up to 0.15 s, once for each version and process."""
 
 
 class Budget:

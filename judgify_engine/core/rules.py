@@ -177,7 +177,7 @@ class CompiledWorkflow:
             return self._otherwise()
         index = 0
         asked_of = self._ask_of(input_data, context)
-        problem = self._problem(asked_of, input_data, context)
+        problem = self._problem(asked_of)
         if problem:
             return _failed(0, problem)
         try:
@@ -201,13 +201,13 @@ class CompiledWorkflow:
         """What holds where no rule is true."""
         return self._default if self._cut is None else _failed(*self._cut)
 
-    def _problem(self, asked_of: dict[str, Any], input_data: dict[str, Any], context: dict[str, Any]) -> str | None:
+    def _problem(self, asked_of: dict[str, Any]) -> str | None:
         """Why an input is too large for these rules."""
         values = 0
         if self._max_values is not None:
-            values = count_values(input_data) + count_values(context)
+            values = count_values(asked_of)  # macros go over nothing else
             if values > self._max_values:
-                return f"the macros in these rules take inputs of at most {self._max_values} values"
+                return f"the macros in these rules take at most {self._max_values} values in the fields that they name"
         if self._budget.grows and not is_light(asked_of):
             limits = f"{MAX_MACRO_VALUES} values and {MAX_ADDED_CHARS} characters"
             return f"rules with +, map or filter take inputs of at most {limits}"

@@ -97,6 +97,12 @@ def test_words_are_looked_up_in_one_step_whatever_their_number(pattern: str) -> 
     assert measure(pattern).steps == 1
 
 
+def test_no_table_of_states_is_counted_on_where_words_end_beyond_ascii() -> None:
+    assert measure(r"(?-u:\b)a.*(?-u:\b)").steps == 1
+    for end in (r"\b", r"\B", r"\b{start}", r"\<", r"\>"):
+        assert measure(f".*{end}.*x").steps > 12
+
+
 @pytest.mark.parametrize("pattern", ["[01]*1[01]{9}", ".*a.*b.*c.*d.*e.*f", "(a|b){2,9}", r"\d+", "(.*a)*", "a{20}", "[ab]"])
 def test_what_has_many_states_at_once_is_not_taken_for_words(pattern: str) -> None:
     assert measure(pattern).steps > 1
