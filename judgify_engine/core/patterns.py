@@ -4,7 +4,7 @@ The library of the rules compiles a pattern each time it is asked (Rust's `regex
 counts is how large a pattern becomes when its repetitions are written out, and how much it can have in hand at each character
 of a text. Both are bounded from above by a small reading of its grammar; what that does not know is refused, never guessed.
 
-The weights are upper bounds that random and hand-made patterns did not exceed (tests/unit/test_core_patterns tries them again).
+The weights are upper bounds that random and hand-made patterns did not exceed (`bench rules` tries them again).
 """
 
 import re

@@ -1,12 +1,14 @@
 """Which causes conditions are asked of: also workflows that have stopped, and those of which something is known."""
 
 import asyncio
-import time
+
+import pytest
 
 from judgify_engine.core.alert_changes import ActiveRule, Cause, Known
 from judgify_engine.core.alert_figures import Need, Read, Sums, Window
 from judgify_engine.core.alert_rules import Condition
 from judgify_engine.core.alert_state import CauseState
+from judgify_engine.pipeline import alert_conditions
 from judgify_engine.pipeline.alert_conditions import MOST_WORKFLOWS, Conditions
 from judgify_engine.pipeline.alert_kinds import Span
 
@@ -48,7 +50,9 @@ def test_what_fires_is_looked_at_however_many_workflows_there_are() -> None:
     assert len(found) == MOST_WORKFLOWS
 
 
-def test_others_have_their_turn_while_costly_rules_are_asked() -> None:
+def test_others_have_their_turn_while_costly_rules_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert alert_conditions.TURN_S <= 0.01
+    monkeypatch.setattr(alert_conditions, "TURN_S", -1.0)  # as if each took longer than that, whatever it takes here
     when = " && ".join(["window.results.all(a, window.results[a] >= 0)"] * 6)
     rules = [ActiveRule("acme", f"r{number}", 1, Condition(when=when)) for number in range(40)]
     rollups = Rollups([], [])
@@ -67,6 +71,5 @@ def test_others_have_their_turn_while_costly_rules_are_asked() -> None:
         await conditions.observe(rules, {}, SPAN)
         task.cancel()
 
-    started_s = time.process_time()
     asyncio.run(both())
-    assert turns >= min(10, (time.process_time() - started_s) / 0.02)
+    assert turns >= len(rules) - 1  # between any two
