@@ -104,9 +104,13 @@ class ChangeConfig(Section, frozen=True):
 
 
 class LiveConfig(Section, frozen=True):
-    """Dashboards."""
+    """Dashboards and live tails."""
 
     max_sockets: Count = 10_000
+    max_tails: Count = 1000
+    """Of one process."""
+    max_tails_of_tenant: Count = 100
+    """Of these: each is offered every judgment of its tenant, and one tenant must not take the place of all others."""
     push_interval_s: Annotated[float, Meta(ge=0.02, le=10)] = 0.1
     """Shortest time between two messages to a dashboard, so at most 10 a second; what comes after a pause is pushed at once.
     It grows where pushing would take more than a third of the time. With 0.04 each rollup is pushed as it comes, and is

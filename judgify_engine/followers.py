@@ -24,6 +24,7 @@ from judgify_engine.pipeline.reconcile_loop import ReconcileLoop
 from judgify_engine.pipeline.registry import WorkflowRegistry
 from judgify_engine.pipeline.repair_loop import RepairLoop
 from judgify_engine.pipeline.streams import Streams
+from judgify_engine.pipeline.variety_watch import VarietyWatch
 from judgify_engine.store.dashboards import DashboardStore
 from judgify_engine.store.pool import AWAY, Database
 from judgify_engine.store.reconcile import Books
@@ -71,7 +72,7 @@ class Followers:
             if relay is not None and changes is not None:
                 relay.begin(changes.applied)
 
-        sinks = (registry, hub, reconcile, *(() if relay is None else (relay,)))
+        sinks = (registry, hub, reconcile, VarietyWatch(metrics), *(() if relay is None else (relay,)))
         self.holder = Holder(judgments, rollups, SlotStore, sinks, config.change, windows, metrics, began)
         store = StreamStore(judgments, slot_of(config))
         away = (asyncpg.PostgresError, *AWAY)

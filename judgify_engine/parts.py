@@ -113,7 +113,7 @@ class Parts:
         self._build_scaling(streams, team, quotas)
         access = self._access(quotas)
         self.dashboards = DashboardRoutes(self._followers.hub, access, metrics, quotas)
-        self._tails = TailReader(streams, self._followers.publisher.demand)
+        self._tails = TailReader(streams, self._followers.publisher.demand, config.live)
         self._alert_push = AlertPush(AlertStore(self._judgments), self.dashboards.watching)
         self._judging = Judging(self._followers.registry, self.queues, JudgmentReader(judgments), metrics, self._accepted)
         self.direct = Direct(
@@ -142,11 +142,12 @@ class Parts:
         outbox, owner = AlertOutbox(self._judgments), secrets.token_hex(8)
         self._telling = AlertDeliveries(outbox, performer, config.alerts, owner, metrics, random.Random())
         figures = AlertFigures(self._rollups, slot)
+        self._conditions = Conditions(figures)
         self._alerts = AlertLoop(
             AlertStates(self._judgments, slot),
             AlertRuleStore(self._judgments),
             figures,
-            {"condition": Conditions(figures), "anomaly": Anomalies(BucketReader(self._rollups))},
+            {"condition": self._conditions, "anomaly": Anomalies(BucketReader(self._rollups))},
             lambda lsn: self._followers.holder.has_passed(lsn),
             config.alerts,
             metrics,
@@ -260,11 +261,14 @@ class Parts:
                 ("judgify_queue_oldest_seconds", oldest, labels, queue.oldest_age_s),
                 ("judgify_batch_size_rows", "Rows that the next commit may take.", labels, batch.size.rows),
             ]
+        bounded = "Tenants of whose alert rules not all was looked at in the last evaluation."
+        tenants = len(self._conditions.bounded) if self._alerts.leading.is_set() else 0
         return [
             *rows,
             ("judgify_requests_under_way", "Requests admitted and not answered.", {}, self.admission.requests),
             ("judgify_request_bytes_under_way", "Bytes of their bodies.", {}, self.admission.bytes),
             ("judgify_dashboards", "Open dashboards.", {}, self._followers.hub.sockets),
             ("judgify_tails", "Open live tails.", {}, self._tails.tails),
+            ("judgify_alert_tenants_bounded", bounded, {}, tenants),
             ("judgify_database_available", "1 while PostgreSQL answers.", {}, float(self._judgments.available)),
         ]

@@ -65,6 +65,15 @@ class Changes(NamedTuple):
     """There is nothing more to know."""
     through_s: float
 
+    def add(self, other: "Changes") -> None:
+        """What else changes, of other causes."""
+        for place, row in enumerate(other.events):
+            if len(self.events) <= place:
+                self.events.append([])
+            self.events[place].extend(row)
+        self.states.extend(other.states)
+        self.forgotten.extend(other.forgotten)
+
 
 def changes(
     rules: Iterable[ActiveRule], seen: Iterable[Seen], known: Mapping[Cause, Known], through_s: float, gone: Mapping[str, str]

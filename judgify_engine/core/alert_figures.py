@@ -61,6 +61,7 @@ Place = tuple[str, str]
 class Need(NamedTuple):
     """What has to be read for some rules at some moments. Tenants: of whom it is needed."""
 
+    tenants: Sequence[str]
     windows: Sequence[Window]
     by_workflow: Sequence[str]
     p95_windows: Sequence[Window]
@@ -104,11 +105,12 @@ def instants(through_s: float, until_s: float, interval_s: float) -> list[int]:
 def need_of(rules: Iterable[tuple[str, CompiledCondition]], moments: Sequence[int]) -> Need:
     """`rules`: with their tenants."""
     windows, p95_windows, fine_windows = (set[Window]() for _ in range(3))
-    by_workflow, p95, fine, usual, usual_by_workflow, quality = (set[str]() for _ in range(6))
+    tenants, by_workflow, p95, fine, usual, usual_by_workflow, quality = (set[str]() for _ in range(7))
     metrics: set[str] = set()
     of_width: dict[int, set[Window]] = {}
     for tenant_id, compiled in rules:
         width_s = compiled.rule.window_s
+        tenants.add(tenant_id)
         if width_s not in of_width:
             of_width[width_s] = {Window(end_s - width_s, end_s) for end_s in moments}
             windows |= of_width[width_s]
@@ -132,6 +134,7 @@ def need_of(rules: Iterable[tuple[str, CompiledCondition]], moments: Sequence[in
         if compiled.uses("quality.valid_share") or compiled.uses("quality.count"):
             quality.add(tenant_id)
     return Need(
+        tenants=sorted(tenants),
         windows=sorted(windows),
         by_workflow=sorted(by_workflow),
         p95_windows=sorted(p95_windows),

@@ -155,6 +155,8 @@ class CompiledCondition:
         """Raises InvalidAlertRule, which names the field, the line and the column."""
         self.rule = rule
         self.tracked: set[str] = set()
+        self.cost = 0
+        """What its macros cost, in the units of `MACRO_BUDGET`."""
         self.names: set[str] = set()
         """Such as `window.count`; `usual` where all of it is used."""
         self._when = self._compile("when", rule.when)
@@ -187,8 +189,10 @@ class CompiledCondition:
         program = compile_condition(when, NAMES, SPEAKS_OF, refuse)
         if "matches" in program.functions():  # compiled each time it is asked: 30 of them held up all of the engine for seconds
             raise refuse("regular expressions are not for alerts: use startsWith, endsWith or contains", 1, 1)
-        if macro_cost(when, MOST_FIGURES) > MACRO_BUDGET:
+        cost = macro_cost(when, MOST_FIGURES)
+        if cost > MACRO_BUDGET:
             raise refuse("its macros cost too much: use fewer, or nest them less", 1, 1)
+        self.cost += cost
         for name, members in members_named(when, MEMBERS).items():
             for member in sorted(members or ()):
                 if member not in MEMBERS[name]:

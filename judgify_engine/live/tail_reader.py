@@ -8,11 +8,13 @@ a stream runs ahead of its reader, who then goes on at its end; nothing here is 
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
+from judgify_engine.config import LiveConfig
 from judgify_engine.core.streams import just_before, stream_of
 from judgify_engine.core.tail import Tail, TailFilter
-from judgify_engine.errors import JudgifyError, Overloaded
+from judgify_engine.errors import JudgifyError, Overloaded, QuotaExceeded
 from judgify_engine.pipeline.streams import Streams
 from judgify_engine.units import START, Position
 from judgify_engine.wire.tail import is_judgment, row_of
@@ -29,7 +31,6 @@ BEHIND_ROUNDS = 20
 """After so many rounds that did not reach the end, the reader goes there."""
 LOST_S = 10.0
 """A stream that ends before where it was read, for so long, will not be filled up to there again."""
-MAX_TAILS = 1000
 
 
 class TailClient:
@@ -65,18 +66,24 @@ class _Followed:
 class TailReader:
     """All tails of this process. `demand`: see that the streams are filled (it raises Overloaded)."""
 
-    def __init__(self, streams: Streams, demand: Callable[[], Awaitable[None]]) -> None:
-        self._streams, self._demand = streams, demand
+    def __init__(self, streams: Streams, demand: Callable[[], Awaitable[None]], config: LiveConfig) -> None:
+        self._streams, self._demand, self._config = streams, demand, config
         self._followed: dict[str, _Followed] = {}
         self._some = asyncio.Event()
         self._failing = False
-        self.tails = 0
+        self._of_tenant = Counter[str]()
+
+    @property
+    def tails(self) -> int:
+        """How many are open."""
+        return self._of_tenant.total()
 
     async def join(self, client: TailClient) -> None:
-        """From here on everything that comes for its tenant reaches it. Raises Overloaded or StreamsUnavailable."""
-        if self.tails >= MAX_TAILS:
-            raise Overloaded(f"this server serves {MAX_TAILS} live tails at most", retry_after_s=5)
-        self.tails += 1
+        """From here on everything that comes for its tenant reaches it.
+
+        Raises Overloaded, QuotaExceeded (its tenant has as many as one may have) or StreamsUnavailable.
+        """
+        self._take_place(client.tenant_id)
         try:
             await self._demand()
             name = stream_of(client.tenant_id)
@@ -86,7 +93,7 @@ class TailReader:
                     self._followed[name] = _Followed(name)
                     self._followed[name].position = end
         except BaseException:
-            self.tails -= 1
+            self._give_place(client.tenant_id)
             raise
         followed = self._followed[name]
         followed.clients.setdefault(client.tenant_id.encode(), set()).add(client)
@@ -98,11 +105,25 @@ class TailReader:
         followed = self._followed[stream_of(client.tenant_id)]
         clients = followed.clients[client.tenant_id.encode()]
         clients.remove(client)
-        self.tails -= 1
+        self._give_place(client.tenant_id)
         if not clients:
             del followed.clients[client.tenant_id.encode()]
         if not followed.clients:
             del self._followed[followed.name]
+
+    def _take_place(self, tenant_id: str) -> None:
+        most, most_of_tenant = self._config.max_tails, self._config.max_tails_of_tenant
+        if self._of_tenant[tenant_id] >= most_of_tenant:
+            detail = f"tenant {tenant_id} may have {most_of_tenant} live tails open here"
+            raise QuotaExceeded(detail, retry_after_s=5, quota="tails", limit=most_of_tenant)
+        if self.tails >= most:
+            raise Overloaded(f"this server serves {most} live tails at most", retry_after_s=5)
+        self._of_tenant[tenant_id] += 1
+
+    def _give_place(self, tenant_id: str) -> None:
+        self._of_tenant[tenant_id] -= 1
+        if not self._of_tenant[tenant_id]:
+            del self._of_tenant[tenant_id]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Read, until `stop`; without tails nothing wakes it."""

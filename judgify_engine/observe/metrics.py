@@ -91,6 +91,8 @@ class Metrics(Collector):
         self.commits_resolved = 0
         self.quarantined: Counter[str] = Counter()
         """Refused requests by what is wrong with them (core/quality)."""
+        self.many_results = 0
+        """Tenants and hours with more different results than figures by result are for (core/variety)."""
         self.actions: Counter[str] = Counter()
         """Actions made, and attempts by outcome: see pipeline/action_loop."""
         self.action = Histogram((*SECONDS, 60.0))
@@ -186,6 +188,7 @@ class Metrics(Collector):
                 "Messages that a slow dashboard missed; it got the latest state later.",
                 self.push_skipped,
             ),
+            ("judgify_many_results", "Tenants and hours with more than 1000 different results.", self.many_results),
             ("judgify_relay_messages", "Messages of live changes sent to all processes.", self.relay_messages),
             ("judgify_relay_dropped", "Messages of live changes that could not be sent.", self.relay_dropped),
             (

@@ -6,6 +6,7 @@ nothing but `memory`, which is stored with the state in the same transaction.
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from judgify_engine.core.alert_changes import ActiveRule, Cause, Known, Seen
@@ -20,6 +21,8 @@ class Span(NamedTuple):
     """All that was committed before this is in the rollups."""
     instants: Sequence[int]
     """Moments between the two at which to look at windows, ascending, the last one as near to `covered_s` as may be."""
+    workflows: Mapping[str, int] = MappingProxyType({})
+    """How many each tenant has."""
 
 
 class Evaluator(Protocol):

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from judgify_engine.config import AlertsConfig
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 PROBES = 64
 COVER_S, POLL_S = 1.0, 0.05
 """How long, and how often, it is asked whether the rollups have come as far as the log was."""
+TURN_S = 0.005
+"""How long it is thought about what follows before others get the event loop; one tenant at least."""
 GONE = {
     "rule": "its rule was deleted or disabled",
     "unseen": "its rule does not look at it any more",
@@ -60,7 +62,7 @@ class Rollups(Protocol):
     """See store/alert_figures."""
 
     async def position(self) -> Position | None: ...
-    async def tenants(self) -> list[str]: ...
+    async def tenants(self) -> Mapping[str, int]: ...
 
 
 class StoredRule(NamedTuple):
@@ -154,8 +156,9 @@ class AlertLoop:
         moments = instants(through_s, covered_s - self._config.settle_s, self._config.interval_s)
         if not moments:
             return None
-        span = Span(through_s, covered_s, moments)
-        active = self._active(await self._rules.all_rules(), await self._rollups.tenants())
+        tenants = await self._rollups.tenants()
+        span = Span(through_s, covered_s, moments, tenants)
+        active = self._active(await self._rules.all_rules(), tenants)
         seen: list[Seen] = []
         for kind, evaluator in self._evaluators.items():
             of_kind = [one for one in active if kind_of(one.rule) == kind]
@@ -163,7 +166,7 @@ class AlertLoop:
             concerned = {cause: each for cause, each in known.items() if (cause.tenant_id, cause.rule_id) in names}
             if of_kind:
                 seen += await evaluator.observe(of_kind, concerned, span)
-        found = changes(active, seen, known, float(moments[-1]), GONE)
+        found = await changes_in_turns(active, seen, known, float(moments[-1]))
         await self._states.commit(found)
         self._through_s = float(moments[-1])
         self._metrics.alert_evaluations["done"] += 1
@@ -179,7 +182,7 @@ class AlertLoop:
         if events:
             self._fired()
 
-    def _active(self, stored: Sequence[StoredRule], tenants: Sequence[str]) -> list[ActiveRule]:
+    def _active(self, stored: Sequence[StoredRule], tenants: Iterable[str]) -> list[ActiveRule]:
         """All rules that hold: those of tenants, and the built-in ones that they did not replace."""
         replaced = {(one.tenant_id, one.rule_id) for one in stored}
         found = [ActiveRule(*one) for one in stored if one.rule.enabled]
@@ -228,6 +231,30 @@ class AlertLoop:
         if self._through_s is not None and self._through_s > 0:
             lag_s = max(0.0, time.time() - self._through_s)
             yield "judgify_alert_evaluation_lag_seconds", "How far back the last moment lies that was looked at.", {}, lag_s
+
+
+async def changes_in_turns(
+    active: Sequence[ActiveRule], seen: Sequence[Seen], known: Mapping[Cause, Known], through_s: float
+) -> Changes:
+    """What follows from what was seen: of one tenant after the other, so that others have the event loop in between."""
+    rules_of: dict[str, list[ActiveRule]] = {}
+    seen_of: dict[str, list[Seen]] = {}
+    known_of: dict[str, dict[Cause, Known]] = {}
+    for one in active:
+        rules_of.setdefault(one.tenant_id, []).append(one)
+    for each in seen:
+        seen_of.setdefault(each.cause.tenant_id, []).append(each)
+    for cause, what in known.items():
+        known_of.setdefault(cause.tenant_id, {})[cause] = what
+    whole = Changes([], [], [], through_s)
+    until_s = time.perf_counter() + TURN_S
+    for tenant_id in seen_of.keys() | known_of.keys():
+        rules, its = rules_of.get(tenant_id, []), known_of.get(tenant_id, {})
+        whole.add(changes(rules, seen_of.get(tenant_id, []), its, through_s, GONE))
+        if time.perf_counter() > until_s:
+            await asyncio.sleep(0)
+            until_s = time.perf_counter() + TURN_S
+    return whole
 
 
 def kind_of(rule: AlertRule) -> str:

@@ -3,9 +3,9 @@
 All of it is written in the session of the right to evaluate (store/lease).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -16,6 +16,8 @@ from judgify_engine.store.pool import Database
 from judgify_engine.units import parse_lsn
 from judgify_engine.wire.pgoutput import MARK
 
+SLICE_ROWS = 1000
+_Row = TypeVar("_Row")
 STREAM = "stream"
 """The sink, and its kind, that every alert goes to: the stream of alerts and its channels."""
 
@@ -150,16 +152,16 @@ class AlertStates:
             for told in changes.events:
                 for kind, sql in (("fired", _FIRED), ("worsened", _WORSENED), ("resolved", _RESOLVED)):
                     rows = [_row(each) for each in told if each.event.kind == kind]
-                    if rows:
-                        await connection.executemany(sql, rows)
+                    for part in _slices(rows):
+                        await connection.executemany(sql, part)
             if any(each.event.kind == "resolved" for told in changes.events for each in told):
                 await connection.execute(_STOP_REPEATING)
             if changes.events:  # so that what is silenced says by whom
                 await connection.execute(_SILENCE)
-            if changes.states:
-                await connection.executemany(_KEEP, [_kept(*each) for each in changes.states])
-            if changes.forgotten:
-                await connection.executemany(_FORGET, changes.forgotten)
+            for states in _slices(changes.states):
+                await connection.executemany(_KEEP, [_kept(*each) for each in states])
+            for causes in _slices(changes.forgotten):
+                await connection.executemany(_FORGET, causes)
             await connection.execute(_EVALUATED, self._slot, _moment(changes.through_s))
 
     async def silence(self) -> bool:
@@ -175,6 +177,11 @@ class AlertStates:
             firing = {row[0]: row[1] for row in await connection.fetch(_FIRING)}
             deliveries = {row[0]: row[1] for row in await connection.fetch(_DELIVERIES)}
         return firing, deliveries
+
+
+def _slices(rows: list[_Row]) -> Iterator[list[_Row]]:
+    """Each has the time that a statement may take for itself."""
+    return (rows[first : first + SLICE_ROWS] for first in range(0, len(rows), SLICE_ROWS))
 
 
 def _known(row: Any) -> Known:

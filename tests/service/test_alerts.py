@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,12 @@ from support.engine import Engine
 from support.receiver import Receiver, receiver
 from support.waiting import until
 
+from judgify_engine.config import Config
+from judgify_engine.core.alert_figures import MOST_RESULTS, figures, need_of
+from judgify_engine.core.alert_rules import CompiledCondition, Condition
+from judgify_engine.core.samples import FINE_S
 from judgify_engine.pipeline.alert_deliveries import PER_TENANT
+from judgify_engine.store.alert_figures import AlertFigures
 from judgify_engine.store.pool import Database as Pools
 from judgify_engine.store.webhook_secrets import WebhookSecrets
 
@@ -504,3 +510,33 @@ async def test_every_dashboard_of_the_tenant_hears_of_it_in_every_process(
         assert len(other.alerts) == 1
         for board in (*boards, other):
             await board.close()
+
+
+async def test_of_very_many_results_the_most_frequent_are_read(client: Client, alerting: Engine) -> None:
+    database = alerting.database
+    assert database is not None
+    await database.do(
+        "INSERT INTO judgment_executions (tenant_id, workflow_id, input_data, final_result, confidence_score, method_used,"
+        " execution_time_ms) SELECT $1, 'check', '{}', jsonb_build_object('verdict', CASE WHEN n > 200 THEN 'often' ELSE"
+        " 'v' || n END), 1, 'llm', 1 FROM generate_series(1, 203) AS n",
+        client.tenant_id,
+    )
+    pools = Pools(database.dsn, Config())
+    await pools.open()
+    try:
+        figures_of = AlertFigures(pools, "judgify_cdc")
+        rule = CompiledCondition(Condition(when='window.results["often"] > 1 && window.methods["llm"] > 1', window_s=600))
+
+        async def whole() -> dict[str, Any] | None:
+            end_s = int(time.time()) // FINE_S * FINE_S + FINE_S
+            read = await figures_of.read(need_of([(client.tenant_id, rule)], [end_s]))
+            for metrics in read.fine.values():
+                assert sum(name.startswith("result.") for name in metrics) <= MOST_RESULTS
+            window: dict[str, Any] = figures(rule, read, client.tenant_id, "", end_s)["window"]
+            return window if window["methods"].get("llm") == 203 else None
+
+        window = await until(whole, "all are rolled up")
+    finally:
+        await pools.close()
+    assert window["results"]["often"] == 3
+    assert len(window["results"]) == MOST_RESULTS

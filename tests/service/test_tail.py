@@ -18,6 +18,10 @@ from judgify_engine.core.streams import stream_of
 from judgify_engine.live.asyncapi import TAIL
 from judgify_engine.wire.tail import TailMessage
 
+UPGRADE = {
+    "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}  # fmt: skip
 MANY = """
 INSERT INTO judgment_executions (tenant_id, workflow_id, input_data, final_result, confidence_score, method_used,
                                  execution_time_ms)
@@ -158,6 +162,20 @@ async def test_it_ends_with_its_token_and_counts_as_a_socket(database: Database,
             await database.do("UPDATE api_tokens SET revoked_at = now() WHERE tenant_id = $1", client.tenant_id)
             await until(lambda: opened.socket.closed, "the tail ends", 20)
             assert opened.socket.close_code == aiohttp.WSCloseCode.POLICY_VIOLATION
+    assert engine.terminate() == 0
+
+
+async def test_a_tenant_with_all_its_tails_is_told_so_and_others_have_theirs(
+    database: Database, start_engine: Callable[..., Engine]
+) -> None:
+    engine = start_engine(database, settings={"JUDGIFY_LIVE_MAX_TAILS_OF_TENANT": "1"})
+    async with new_tenant(engine.url, database) as one, new_tenant(engine.url, database) as another, tail(one):
+        problem = (await one.call("GET", "/ws/tail", headers=UPGRADE)).problem(429, "quota_exceeded")
+        assert (problem["quota"], problem["limit"]) == ("tails", 1)
+        async with tail(another) as opened:
+            made = await another.judge()
+            await opened.shows(1)
+            assert opened.ids == [made["judgment_id"]]
     assert engine.terminate() == 0
 
 

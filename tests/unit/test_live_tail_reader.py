@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from judgify_engine.config import LiveConfig
 from judgify_engine.core.streams import stream_of
 from judgify_engine.core.tail import TailFilter
-from judgify_engine.errors import Overloaded
+from judgify_engine.errors import Overloaded, QuotaExceeded
 from judgify_engine.live import tail_reader
 from judgify_engine.live.tail_reader import TailClient, TailReader
 from judgify_engine.pipeline.streams import Batch, Entry
@@ -19,6 +20,7 @@ from judgify_engine.units import MIB, Position
 
 TENANT = "tenant-a"
 STREAM = stream_of(TENANT)
+CONFIG = LiveConfig()
 
 
 def entry(lsn: int, tenant: str = TENANT, data: bytes | None = None, op: bytes = b"insert") -> Entry:
@@ -33,7 +35,7 @@ def entry(lsn: int, tenant: str = TENANT, data: bytes | None = None, op: bytes =
 class Reading:
     """A reader, a stream in memory, and one tail."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: LiveConfig) -> None:
         self.streams = MemoryStreams(64 * MIB)
         self.last = Position(0, 0)
         self.rounds = 0
@@ -41,7 +43,7 @@ class Reading:
         self.client = TailClient(TENANT, TailFilter(), self._heard)
         self.shown: list[str] = []
         self.skipped = self.gaps = 0
-        self.reader = TailReader(self.streams, self._demand)
+        self.reader = TailReader(self.streams, self._demand, config)
 
     async def _demand(self) -> None:
         return None
@@ -68,9 +70,9 @@ class Reading:
 
 
 @contextlib.asynccontextmanager
-async def reading(monkeypatch: pytest.MonkeyPatch, *before: Entry) -> AsyncIterator[Reading]:
+async def reading(monkeypatch: pytest.MonkeyPatch, *before: Entry, config: LiveConfig = CONFIG) -> AsyncIterator[Reading]:
     monkeypatch.setattr(tail_reader, "ROUND_S", 0.001)
-    made, stop = Reading(), asyncio.Event()
+    made, stop = Reading(config), asyncio.Event()
     if before:
         await made.append(*before)
     await made.reader.join(made.client)
@@ -171,8 +173,39 @@ async def test_streams_that_nobody_watches_are_not_read(monkeypatch: pytest.Monk
 
 
 async def test_more_tails_than_a_process_serves_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tail_reader, "MAX_TAILS", 1)
-    async with reading(monkeypatch) as made:
+    async with reading(monkeypatch, config=LiveConfig(max_tails=1)) as made:
         with pytest.raises(Overloaded):
-            await made.reader.join(TailClient(TENANT, TailFilter(), lambda: None))
+            await made.reader.join(tail_of("tenant-b"))
         assert made.reader.tails == 1
+
+
+async def test_one_tenant_leaves_others_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with reading(monkeypatch, config=LiveConfig(max_tails=4, max_tails_of_tenant=2)) as made:
+        second = tail_of(TENANT)
+        await made.reader.join(second)
+        with pytest.raises(QuotaExceeded) as refused:
+            await made.reader.join(tail_of(TENANT))
+        assert refused.value.extra == {"quota": "tails", "limit": 2}
+        await made.reader.join(tail_of("tenant-b"))
+        made.reader.leave(second)  # its place is free again
+        await made.reader.join(tail_of(TENANT))
+        assert made.reader.tails == 3
+
+
+async def test_a_tail_that_could_not_begin_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with reading(monkeypatch, config=LiveConfig(max_tails_of_tenant=2)) as made:
+
+        async def refuse() -> None:
+            raise Overloaded("no streams just now", retry_after_s=1)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(made.reader, "_demand", refuse)
+            for _ in range(3):
+                with pytest.raises(Overloaded):
+                    await made.reader.join(tail_of(TENANT))
+        await made.reader.join(tail_of(TENANT))
+        assert made.reader.tails == 2
+
+
+def tail_of(tenant_id: str) -> TailClient:
+    return TailClient(tenant_id, TailFilter(), lambda: None)

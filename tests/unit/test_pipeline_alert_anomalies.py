@@ -158,6 +158,20 @@ def test_all_metrics_have_their_turn_though_a_look_is_bounded(monkeypatch) -> No
     assert looker.times.count(START_S + FINE_S) == len(tenants)
 
 
+def test_the_many_rules_of_one_tenant_delay_nobody_elses(monkeypatch) -> None:
+    monkeypatch.setattr(alert_anomalies, "MOST_READ", 2000)
+    stored = Stored()
+    for tenant in ("acme", "other"):
+        for number in range(100):
+            stored.add(number, 80.0, tenant)
+    rules = [ActiveRule("acme", f"heat-{number}", 1, RULE.rule) for number in range(50)]
+    looker = Looker(stored, *rules, ActiveRule("other", "heat", 1, RULE.rule))
+    seen = looker.look()
+    begun = [each.cause.tenant_id for each in seen if each.memory is not None]
+    assert "other" in begun
+    assert len(begun) == 3, "to begin is dear: 100 buckets count as 1000"
+
+
 def test_a_live_metric_reads_its_history_once_an_hour() -> None:
     stored = Stored()
     looker = Looker(stored)
