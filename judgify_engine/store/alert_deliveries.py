@@ -43,7 +43,7 @@ SELECT t.id AS delivery_id, t.sink_id, t.kind, t.event, t.attempts, t.repeats, t
    SELECT coalesce(bool_or(e.id > t.id), false) AS later, coalesce(bool_or(e.id < t.id) AND NOT t.repeats, false) AS ended
      FROM alert_deliveries AS e
     WHERE e.alert_id = t.alert_id AND e.sink_id = t.sink_id AND e.event = 'firing' AND t.event = 'firing'
-      AND t.kind = 'alertmanager' AND a.severity_was IS NOT NULL)
+      AND t.kind = 'alertmanager' AND a.severity_was IS NOT NULL) AS other
 """
 # A success counts whoever tells it; all else only from the owner of the lease. Of what is over nothing is repeated.
 _RECORD = """
