@@ -83,6 +83,13 @@ ATTACKS: list[tuple[str, list[dict[str, Any]]]] = [
     ("input.l.exists(x, x.matches('^b'))", [{"l": ["ab" * m] * n} for n in (5, 50, 900) for m in (5, 500)]),
     ("input.l.exists(x, input.s.matches('a{0,50}b'))", [{"l": [0] * n, "s": "a" * m} for n in (5, 90) for m in (100, 9999)]),
     ("(input.s+input.s+input.s+input.s).matches('1[01]{50}2')", [{"s": BITS * n} for n in (4, 50, 1000)]),
+    (r"input.s.matches('.*\\b.*\\b.*x')", [{"s": text * n} for text in ("é", "aé ", "漢字 ") for n in (20, 2000, 30_000)]),
+    ("!input.l.all(x, !(x in [" + "'',1," * 400 + "1]))", [{"l": [2] * n} for n in (9, 90, 900)]),
+    ("!input.l.all(x, !('q' in {" + ",".join(f"'{i}':1" for i in range(300)) + "}))", [{"l": [2] * n} for n in (9, 90, 900)]),
+    ("!input.l.all(x, 1" + "*1" * 1300 + " == 1)", [{"l": [2] * n} for n in (9, 90, 900)]),
+    ("![" + "1," * 60 + "1].all(x, duration('" + "1ns" * 1200 + "') != null)", [{}]),
+    (f"!input.l.all(x, input.l.all(y, !'{'a' * 3600}'.contains('{SLOW_NEEDLE}')))", [{"l": [2] * n} for n in (9, 50, 190)]),
+    ("size(input.l) < 0 || " * 8 + "false", [{"l": [one] * n} for one, n in (([], 80_000), ({}, 80_000), ("", 80_000))]),
 ]
 """A condition, and inputs that are to make it slow."""
 
