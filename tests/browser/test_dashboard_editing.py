@@ -242,7 +242,7 @@ async def test_any_workflow_can_be_picked(api: Client, browser: Browser) -> None
     await ready(browser)
     options = "return [...document.getElementById('workflow-pick').options].map(e => e.textContent)"
     await until(lambda: browser.run(options) == ["All workflows", "plant", "Another…"], "it lists those of the messages")
-    pick = "const s = document.getElementById('workflow-pick'); s.value = '?'; s.dispatchEvent(new Event('change'))"
+    pick = "const s = document.getElementById('workflow-pick'); s.focus(); s.value = '?'; s.dispatchEvent(new Event('change'))"
     browser.run(pick)
     browser.type("dialog input", "no id")
     browser.click("dialog button[type=submit]")
