@@ -4,5 +4,5 @@
 
 COMMANDS = (
     "load", "compare", "latency", "queries", "crash", "soak", "rollup", "partitions", "bulk", "groups", "day", "neighbours",
-    "pixel", "sockets", "workers",
+    "pixel", "sockets", "workers", "anomaly", "rules",
 )  # fmt: skip

@@ -79,6 +79,7 @@ BENCHES = {
     "pixel": "from the HTTP request to the figure drawn in a browser",
     "queries": "charts and summaries with a year of data",
     "rollup": "what reading the log and rolling up costs",
+    "rules": "what rules cost, against what is told of them; and a usual decision",
     "soak": "minutes at a fixed rate; memory and log must stay flat",
     "sockets": "thousands of dashboards on one process; memory, delay, stalled ones",
     "workers": "CPU per judgment with 1, 2 and 4 workers",

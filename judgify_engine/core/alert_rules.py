@@ -16,8 +16,8 @@ import msgspec
 from msgspec import Meta
 
 from judgify_engine.core.actions import NAME
+from judgify_engine.core.conditions import compile_condition, members_named
 from judgify_engine.core.rule_costs import macro_cost
-from judgify_engine.core.rules import compile_condition, members_named
 from judgify_engine.core.samples import LIVE_S, TRACKED_PREFIX
 from judgify_engine.core.tracking import MAX_NAME_CHARS, NAME_PATTERN
 from judgify_engine.errors import InvalidAlertRule
@@ -31,7 +31,7 @@ METRIC = "^" + re.escape(TRACKED_PREFIX) + NAME_PATTERN.removeprefix("^")
 MOST_FIGURES = 200
 """What a condition is asked of holds no more values than this, so macros cost no more than for as many."""
 MACRO_BUDGET = 50_000
-"""What the macros of one condition may cost, in the units of core/rules: some 3 ms."""
+"""What the macros of one condition may cost, in the units of core/rule_costs: some 3 ms."""
 
 Severity = Literal["info", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")

@@ -6,7 +6,8 @@ The record says which rule matched; that is what happened. This is the same ques
 
 import msgspec
 
-from judgify_engine.core.rules import CompiledWorkflow, names_in
+from judgify_engine.core.conditions import names_in
+from judgify_engine.core.rules import CompiledWorkflow
 
 
 class ExplainedRule(msgspec.Struct, omit_defaults=True):

@@ -47,7 +47,7 @@ SELECT t.id AS delivery_id, t.sink_id, t.kind, t.event, t.attempts, t.repeats, t
                ELSE count(*) > 1 AND max(newest) NOT IN ('silenced', 'delivered') END IS TRUE AS ended
      FROM (SELECT id, first_value(state) OVER (ORDER BY id DESC) AS newest FROM alert_deliveries
             WHERE alert_id = t.alert_id AND sink_id = t.sink_id AND event = 'firing') AS e
-    WHERE t.kind = 'alertmanager' AND a.severity_was IS NOT NULL)
+    WHERE t.kind = 'alertmanager' AND a.severity_was IS NOT NULL) AS other
 """
 # A success counts whoever tells it; all else only from the owner of the lease. Of what is over nothing is repeated.
 _RECORD = """

@@ -4,6 +4,8 @@ The messages are written from PostgreSQL's documentation ("Logical Replication M
 """
 
 import asyncio
+import time
+from collections.abc import Callable
 from struct import pack
 from typing import Any
 
@@ -13,6 +15,8 @@ from judgify_engine.core.rules import CompiledWorkflow, Outcome, Rule, WorkflowD
 from judgify_engine.units import Position
 
 EPOCH_2000_US = 946_684_800_000_000
+HANGS_S = 3.0
+"""CPU time that no judgment takes: the worst takes 0.05 s, so this tells what hangs, and no busy machine from an idle one."""
 T0 = 1_767_225_600  # 2026-01-01T00:00:00Z
 
 
@@ -208,3 +212,10 @@ def figures(processes: int = 4, at_s: float = 10_000.0, **values: Any) -> Figure
         "window_s": 60.0,
     }
     return Figures(**{**known, **CALM, **values})
+
+
+def cpu_s(call: Callable[..., object], *args: object) -> float:
+    """How long a call takes of this thread's CPU time, which others on the machine do not use up."""
+    started_s = time.thread_time()
+    call(*args)
+    return time.thread_time() - started_s

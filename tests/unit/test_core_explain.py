@@ -5,8 +5,9 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from judgify_engine.core.conditions import names_in
 from judgify_engine.core.explain import explain
-from judgify_engine.core.rules import CompiledWorkflow, Outcome, Rule, WorkflowDefinition, names_in
+from judgify_engine.core.rules import CompiledWorkflow, Outcome, Rule, WorkflowDefinition
 
 CONDITIONS = ("input.a > 3.0", "input.b", "context.c == 'x'", "size(input) > 2", "input.a / 0.0 > 1.0", "true", "false")
 

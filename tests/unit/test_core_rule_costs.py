@@ -1,18 +1,16 @@
 """What rules may cost: what is refused when stored, which inputs are too large, and that nothing accepted takes long."""
 
-import time
 from typing import Any
 
 import pytest
-from builders import compiled, definition
+from builders import HANGS_S, compiled, cpu_s, definition
 
+from bench.rules import ATTACKS, crowded
+from judgify_engine.core import rule_charges
 from judgify_engine.core.rule_charges import BUDGET
 from judgify_engine.core.rule_costs import MAX_TOKENS, macro_cost
-from judgify_engine.core.rules import MAX_RULES, MAX_WHEN_CHARS, CompiledWorkflow
+from judgify_engine.core.rules import MAX_RULES, CompiledWorkflow
 from judgify_engine.errors import InvalidWorkflow
-
-MOST_S = 0.3
-"""Three budgets of 60 ms, and the time to hand an input over, on a machine that does other things, too."""
 
 
 def refused(*whens: str) -> InvalidWorkflow:
@@ -81,10 +79,9 @@ def test_what_is_no_pattern_is_refused_when_it_is_stored(pattern: str, reason: s
     "pattern",
     [r"(\w{1,50}){1,50}", r"\pL{300}", "((a{0,90}){0,90}){0,90}", r"(?i)\w{200}", "((((a{50}){50}){50}){50}){50}"],
 )
-def test_a_pattern_that_becomes_too_large_is_refused_at_once(pattern: str) -> None:
-    started_s = time.perf_counter()
+def test_a_pattern_that_becomes_too_large_is_refused_untried(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rule_charges, "_IS_PATTERN", None)  # what would ask the library
     error = refused(f"input.s.matches(r'{pattern}')")
-    assert time.perf_counter() - started_s < MOST_S
     assert f"of at most {BUDGET}" in error.detail
     assert error.extra["field"] == "rules[0].when"
 
@@ -179,48 +176,13 @@ def test_conditions_are_of_a_bounded_size_together() -> None:
 # The promise ----------------------------------------------------------------------------------------------------------
 
 
-def many(part: str) -> str:
-    return " || ".join([part] * ((MAX_WHEN_CHARS - 96) // (len(part) + 4)))
-
-
-SLOW_NEEDLE = "a" * 150 + "b" + "a" * 150
-BITS = "0110100110010110"
-ATTACKS = [
-    ("size(input.l) < 0", [{"l": [0] * n} for n in (100, 900, 9000, 120_000)]),
-    (many("input.l!=input.l"), [{"l": [0] * n} for n in (10, 30, 300, 3000, 120_000)]),
-    (many("'x' in input.l"), [{"l": {str(i): {"a": "x"} for i in range(n)}} for n in (5, 10, 100, 12_000)]),
-    (many(f"input.s.contains('{SLOW_NEEDLE}')"), [{"s": "a" * n} for n in (1000, 30_000, 240_000)]),
-    (many("duration(input.s)==duration('1s')"), [{"s": "1h" * n} for n in (100, 1000, 120_000)]),
-    ("input.l.all(x, !input.s.contains('ab'))", [{"l": [0] * n, "s": "a" * m} for n in (9, 99, 900) for m in (99, 99_999)]),
-    (
-        "input.l.exists(x, input.l.exists(y, x.contains(y+'c')))",
-        [{"l": ["ab" * m] * n} for n in (5, 30, 300) for m in (5, 500)],
-    ),
-    ("[input.s].map(a, a+a)[0] + input.s + 'y' == 'x'", [{"s": "a" * n} for n in (100, 1000, 16_000)]),
-    (r"input.s.matches(r'\w{40}!')", [{"s": "가나다k" * n} for n in (3, 100, 10_000)]),
-    ("input.s.matches('[01]*1[01]{10}2')", [{"s": BITS * n} for n in (4, 20, 100, 10_000)]),
-    ("input.s.matches('1[01]{400}2')", [{"s": BITS * n} for n in (4, 100, 10_000)]),
-    ("input.s.matches('.*01.*10.*01.*1011x')", [{"s": BITS * n} for n in (100, 1000, 15_000)]),
-    ("input.s.matches('" + "|".join(f"w{i}" for i in range(700)) + "')", [{"s": "a" * 250_000}]),
-    ("input.s.matches('(?i)" + "|".join(f"word{i}" for i in range(400)) + "')", [{"s": "\u017fk" * n} for n in (10, 50_000)]),
-    (r"input.s.matches('((a{0,30}){0,30}){0,5}x')", [{"s": "a" * n} for n in (10, 300, 100_000)]),
-    ("input.l.exists(x, x.matches('^b'))", [{"l": ["ab" * m] * n} for n in (5, 50, 900) for m in (5, 500)]),
-    ("input.l.exists(x, input.s.matches('a{0,50}b'))", [{"l": [0] * n, "s": "a" * m} for n in (5, 90) for m in (100, 9999)]),
-    ("(input.s+input.s+input.s+input.s).matches('1[01]{50}2')", [{"s": BITS * n} for n in (4, 50, 1000)]),
-]
-
-
 @pytest.mark.parametrize(("when", "inputs"), ATTACKS, ids=[when[:40] for when, _ in ATTACKS])
 def test_whatever_is_accepted_is_judged_in_no_time(when: str, inputs: list[dict[str, Any]]) -> None:
     """As many such rules as are taken, and inputs from small to large: each is judged, or refused, fast."""
-    rules = min(MAX_RULES, 250_000 // len(when))
-    found = definition(*[when] * rules)
-    workflow = CompiledWorkflow("demo", "w", 1, found, stored=True)  # takes as many as there is room for
-    assert workflow.cut is None or not workflow.cut.startswith("rules[0]")
+    workflow = crowded(when)
+    assert workflow.definition.rules
     for input_data in inputs:
-        started_s = time.thread_time()
-        workflow.judge(input_data, {})
-        assert time.thread_time() - started_s < MOST_S, {name: len(value) for name, value in input_data.items()}
+        assert cpu_s(workflow.judge, input_data, {}) < HANGS_S, {name: len(value) for name, value in input_data.items()}
 
 
 # Versions that are older than a bound ---------------------------------------------------------------------------------
@@ -235,14 +197,11 @@ def test_a_stored_version_is_judged_up_to_the_rule_that_costs_too_much(costly: s
     data = {"s": "a" * 1000, "p": "a"}
     assert workflow.judge(data | {"v": 1}, {}).rule_index == 0
     for v in (2, 3):  # that rule might have been true: neither a later one nor the default may hold in its place
-        started_s = time.perf_counter()
         verdict = workflow.judge(data | {"v": v}, {})
-        assert time.perf_counter() - started_s < MOST_S
-        assert verdict.error is not None
-        assert verdict.error.startswith("rules[1]: ")
+        assert verdict.error == workflow.cut  # why it was not taken, so it was not asked
         assert verdict.rule_index == 1
     assert workflow.cut is not None
-    assert "rules[1]" in workflow.cut
+    assert workflow.cut.startswith("rules[1]: ")
 
 
 def test_a_stored_version_that_begins_with_such_a_rule_fails_each_input() -> None:

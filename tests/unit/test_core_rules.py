@@ -1,13 +1,12 @@
 """Rules: what is refused when stored, what fails for one input only, and that shortcuts never change a verdict."""
 
-import time
 from contextlib import suppress
 from typing import Any
 
 import cel
 import msgspec
 import pytest
-from builders import compiled, definition
+from builders import HANGS_S, compiled, cpu_s, definition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -382,16 +381,15 @@ def test_without_macros_large_inputs_are_judged() -> None:
     ids=["map in map", "filter in all", "map", "all in all", "map in map 60 times", "list 100 times in all"],
 )
 def test_the_most_that_macros_may_cost_does_not_stop_the_event_loop(condition: str) -> None:
-    """Whatever size of input is not refused is judged in well under a second (CEL has no clock to stop it)."""
+    """Whatever size of input is not refused is judged soon (CEL has no clock to stop it)."""
     try:
         workflow = compiled(condition)
     except InvalidWorkflow:
         return  # refused for its cost
     for count in (30, 60, 95, 120, 240, 480, 990):
-        started_s = time.perf_counter()
-        verdict = workflow.judge({"l": [0] * count}, {})
-        assert time.perf_counter() - started_s < 1.0, f"{count} values"
-        if verdict.error is not None:
+        data = {"l": [0] * count}
+        assert cpu_s(workflow.judge, data, {}) < HANGS_S, f"{count} values"
+        if workflow.judge(data, {}).error is not None:
             return
 
 

@@ -128,18 +128,11 @@ async def test_whatever_hangs_is_given_up_and_no_timer_runs_while_nothing_waits(
             assert s.loop._sweeping is None, "it would wake an idle process"
 
 
-@pytest.fixture(autouse=True)
-def still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was learnt of the load does not fade while a machine that is busy otherwise holds up the test."""
-    now_s = perf_counter()
-    monkeypatch.setattr(batch_loop, "perf_counter", lambda: now_s)
-
-
-def busy(s: Setting, *, senders: int) -> None:
-    """As after much load, from so many who wait for their answers."""
+def busy(s: Setting, *, senders: int, rate_per_s: int = 1) -> None:
+    """As after so much load, from so many who wait for their answers. At 1 in a second a batch may wait for 16 s, not less."""
     now_s = batch_loop.perf_counter()
-    s.loop._pace.began(1, now_s - 0.01)
-    s.loop._pace.began(1000, now_s)
+    s.loop._pace.began(1, now_s - 10.0)
+    s.loop._pace.began(10 * rate_per_s, now_s)
     s.loop._pace.ended(senders, now_s)
 
 
@@ -172,7 +165,7 @@ async def test_under_load_who_is_being_committed_counts_as_here() -> None:
 
 async def test_nobody_waits_longer_than_he_may() -> None:
     async with Setting(MemoryWriter(), max_wait_s=0.002).running() as s:
-        busy(s, senders=1000)
+        busy(s, senders=1000, rate_per_s=10_000)
         (future,) = s.put(0)
         await asyncio.wait_for(future, 5)
 
