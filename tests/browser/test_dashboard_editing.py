@@ -228,6 +228,11 @@ async def test_behind_a_bin_and_behind_a_tracked_input_is_what_they_count(api: C
     assert browser.run("return document.querySelector('#view-records th.when').textContent") == "Occurred"
     titles = "return [...document.querySelectorAll('#view-records tr[data-judgment] a')].map(e => e.title)"
     assert [datetime.fromisoformat(one) for one in browser.run(titles)] == [late, late]
+    address = browser.address
+    browser.type("#records-confidence_max", "1e")
+    browser.click("#view-records .filters button[type=submit]")
+    assert browser.run("return document.activeElement.id") == "records-confidence_max", "what is no number is not left out"
+    assert browser.address == address
     browser.run("[...document.querySelectorAll('#view-records .filters button')].find(e => e.textContent === 'Clear').click()")
     await until(lambda: len(browser.run(LISTED)) == 5, "all of them, without a filter")
     assert browser.run("return document.querySelector('#view-records th.when').textContent") == "Created"
