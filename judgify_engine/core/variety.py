@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from judgify_engine.core.samples import HOUR_S
 
 MANY_RESULTS = 1000
-"""Different results of a tenant's workflows in one hour."""
+"""Different results of a tenant in one hour, of whichever workflows: results that vary are told, not many workflows."""
 REMEMBERED = 200
 """Tenants and hours that are counted at once; beyond it those that began first are forgotten."""
 
@@ -20,7 +20,7 @@ class Variety:
     def add(self, came: Iterable[tuple[str, str, int, str]]) -> list[tuple[str, int]]:
         """`came`: tenant, workflow, hour, result. Whose results are too many now; each tenant and hour once."""
         many = []
-        for tenant_id, workflow_id, hour_s, result in came:
+        for tenant_id, _, hour_s, result in came:
             key = tenant_id, hour_s - hour_s % HOUR_S
             if key not in self._seen:
                 while len(self._seen) >= REMEMBERED:
@@ -28,7 +28,7 @@ class Variety:
                 self._seen[key] = set()
             seen = self._seen[key]
             if seen is not None:
-                seen.add(hash((workflow_id, result)))
+                seen.add(hash(result))
                 if len(seen) > MANY_RESULTS:
                     self._seen[key] = None
                     many.append(key)

@@ -7,7 +7,8 @@ from judgify_engine.store.pool import Database
 from judgify_engine.store.webhook_secrets import signing_secrets
 
 # To Alertmanager the severity is a label, so what became critical is another alert: until it is told of that one, it is told
-# again of the one before (`later`), and then, once, that the one before is over (`ended`).
+# again of the one before (`later`), and then, once, that the one before is over (`ended`). What is over is so for what it was
+# told of last: of the one before, where it was silent since; of both, where it is not known to have heard.
 # One for each sink, the oldest first: what fires before what is resolved. Tenants take turns.
 _CLAIM = """
 WITH busy AS (SELECT * FROM unnest($5::text[], $6::text[]) AS b(tenant_id, sink_id)),
@@ -40,10 +41,13 @@ SELECT t.id AS delivery_id, t.sink_id, t.kind, t.event, t.attempts, t.repeats, t
   FROM taken AS t JOIN alerts AS a ON a.id = t.alert_id
   LEFT JOIN alert_sinks AS s ON s.tenant_id = t.tenant_id AND s.sink_id = t.sink_id
  CROSS JOIN LATERAL (
-   SELECT coalesce(bool_or(e.id > t.id), false) AS later, coalesce(bool_or(e.id < t.id) AND NOT t.repeats, false) AS ended
-     FROM alert_deliveries AS e
-    WHERE e.alert_id = t.alert_id AND e.sink_id = t.sink_id AND e.event = 'firing' AND t.event = 'firing'
-      AND t.kind = 'alertmanager' AND a.severity_was IS NOT NULL) AS other
+   SELECT CASE WHEN t.event = 'firing' THEN bool_or(e.id > t.id) ELSE count(*) > 1 AND max(newest) = 'silenced' END IS TRUE
+            AS later,
+          CASE WHEN t.event = 'firing' THEN bool_or(e.id < t.id) AND NOT t.repeats
+               ELSE count(*) > 1 AND max(newest) NOT IN ('silenced', 'delivered') END IS TRUE AS ended
+     FROM (SELECT id, first_value(state) OVER (ORDER BY id DESC) AS newest FROM alert_deliveries
+            WHERE alert_id = t.alert_id AND sink_id = t.sink_id AND event = 'firing') AS e
+    WHERE t.kind = 'alertmanager' AND a.severity_was IS NOT NULL) AS other
 """
 # A success counts whoever tells it; all else only from the owner of the lease. Of what is over nothing is repeated.
 _RECORD = """

@@ -104,7 +104,7 @@ class AlertRuleStore:
 
     async def put_rule(self, tenant_id: str, rule_id: str, definition: str) -> RuleRow:
         """Store a new version. Raises InvalidField: there are too many."""
-        async with self._database.query() as connection, one_writer(connection, "alert_rules", tenant_id):
+        async with one_writer(self._database, "alert_rules", tenant_id) as connection:
             row = await connection.fetchrow(_PUT, tenant_id, rule_id, definition, MAX_RULES)
         if row is None:
             raise InvalidField(f"rule_id: a tenant has at most {MAX_RULES} alert rules", field="rule_id", limit=MAX_RULES)
@@ -137,7 +137,7 @@ class AlertRuleStore:
 
     async def put_sink(self, tenant_id: str, sink_id: str, definition: str) -> Any:
         """Store it. Raises InvalidField: there are too many."""
-        async with self._database.query() as connection, one_writer(connection, "alert_sinks", tenant_id):
+        async with one_writer(self._database, "alert_sinks", tenant_id) as connection:
             row = await connection.fetchrow(_PUT_SINK, tenant_id, sink_id, definition, MAX_SINKS)
         if row is None:
             raise InvalidField(f"sink_id: a tenant has at most {MAX_SINKS} alert sinks", field="sink_id", limit=MAX_SINKS)
@@ -155,12 +155,11 @@ class AlertRuleStore:
 
     async def put_silence(self, tenant_id: str, silence_id: str, values: Sequence[Any]) -> Any:
         """`values`: rule, workflow, severity, from, to, comment, by. Raises InvalidField."""
-        async with self._database.query() as connection:
-            try:
-                async with one_writer(connection, "alert_silences", tenant_id):
-                    row = await connection.fetchrow(_PUT_SILENCE, tenant_id, silence_id, *values, MAX_SILENCES)
-            except asyncpg.CheckViolationError as error:
-                raise InvalidField("ends_at must lie after starts_at (absent: now)", field="ends_at") from error
+        try:
+            async with one_writer(self._database, "alert_silences", tenant_id) as connection:
+                row = await connection.fetchrow(_PUT_SILENCE, tenant_id, silence_id, *values, MAX_SILENCES)
+        except asyncpg.CheckViolationError as error:
+            raise InvalidField("ends_at must lie after starts_at (absent: now)", field="ends_at") from error
         if row is None:
             detail = f"silence_id: a tenant has at most {MAX_SILENCES} silences that are not over"
             raise InvalidField(detail, field="silence_id", limit=MAX_SILENCES)

@@ -76,7 +76,7 @@ class DashboardStore:
 
         Raises VersionMismatch, and InvalidField where a tenant has too many.
         """
-        async with self._database.query() as connection, one_writer(connection, "dashboards", tenant_id):
+        async with one_writer(self._database, "dashboards", tenant_id) as connection:
             others = await connection.fetchval(_COUNT, tenant_id, dashboard_id)
             if others >= MAX_DASHBOARDS:
                 raise InvalidField(

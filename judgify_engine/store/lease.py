@@ -70,7 +70,7 @@ class Lease:
         try:
             async with self._database.query() as connection:
                 return bool(await connection.fetchval(_TAKEN, self._locks, self._about))
-        except Overloaded as error:
+        except (Overloaded, *_FAILS) as error:
             raise DatabaseUnavailable(f"{self._name} cannot be asked for: {error}") from error
 
     def let_go(self) -> None:

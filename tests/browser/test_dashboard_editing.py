@@ -228,6 +228,11 @@ async def test_behind_a_bin_and_behind_a_tracked_input_is_what_they_count(api: C
     assert browser.run("return document.querySelector('#view-records th.when').textContent") == "Occurred"
     titles = "return [...document.querySelectorAll('#view-records tr[data-judgment] a')].map(e => e.title)"
     assert [datetime.fromisoformat(one) for one in browser.run(titles)] == [late, late]
+    address = browser.address
+    browser.type("#records-confidence_max", "1e")
+    browser.click("#view-records .filters button[type=submit]")
+    assert browser.run("return document.activeElement.id") == "records-confidence_max", "what is no number is not left out"
+    assert browser.address == address
     browser.run("[...document.querySelectorAll('#view-records .filters button')].find(e => e.textContent === 'Clear').click()")
     await until(lambda: len(browser.run(LISTED)) == 5, "all of them, without a filter")
     assert browser.run("return document.querySelector('#view-records th.when').textContent") == "Created"
@@ -242,7 +247,7 @@ async def test_any_workflow_can_be_picked(api: Client, browser: Browser) -> None
     await ready(browser)
     options = "return [...document.getElementById('workflow-pick').options].map(e => e.textContent)"
     await until(lambda: browser.run(options) == ["All workflows", "plant", "Another…"], "it lists those of the messages")
-    pick = "const s = document.getElementById('workflow-pick'); s.value = '?'; s.dispatchEvent(new Event('change'))"
+    pick = "const s = document.getElementById('workflow-pick'); s.focus(); s.value = '?'; s.dispatchEvent(new Event('change'))"
     browser.run(pick)
     browser.type("dialog input", "no id")
     browser.click("dialog button[type=submit]")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -248,6 +249,36 @@ async def test_what_became_worse_while_a_sink_was_down_is_told_once_when_it_is_b
     await one_alert(client, "resolved", delivered("resolved", "chat"))
     told = [json.loads(call.body)["text"].split("*")[1] for call in hearing.of("/away")[refused:]]
     assert told == ["CRITICAL", "RESOLVED"]
+
+
+@pytest.mark.parametrize("away", ["silenced", "failed"])
+async def test_what_alertmanager_was_told_of_is_over_there_also_when_it_did_not_hear_that_it_became_critical(
+    client: Client, hearing: Receiver, away: str
+) -> None:
+    path = f"/{away}/api/v2/alerts"
+
+    def lasting() -> set[str]:
+        """The severities of what it would show: each body says of each of its alerts until when."""
+        ends: dict[str, str] = {}
+        for call in hearing.of(path):
+            ends |= {each["labels"]["severity"]: each["endsAt"] for each in json.loads(call.body)}
+        return {severity for severity, end in ends.items() if datetime.fromisoformat(end) > datetime.now(UTC)}
+
+    await put(client, "alert-sinks/prom", {"kind": "alertmanager", "url": f"{hearing.url}/{away}"})
+    await put(client, "alert-rules/busy", {**WORSE, "severity": "warning"})
+    await busy(client)
+    await one_alert(client, "firing", delivered("firing", "prom"))
+    assert lasting() == {"warning"}
+    if away == "silenced":
+        await put(client, "silences/night", {"rule_id": "busy", "ends_at": "2100-01-01T00:00:00Z"})
+    else:
+        hearing.answers[path] = [401]
+    await busy(client)
+    await one_alert(client, "firing", lambda alert: away in [each["state"] for each in alert["deliveries"]])
+    hearing.answers[path] = [200]
+    await put(client, "alert-rules/busy", {**WORSE, "enabled": False})
+    await one_alert(client, "resolved", delivered("resolved", "prom"))
+    assert lasting() == set()
 
 
 async def test_sinks_that_hang_take_no_more_than_a_share_and_others_are_told(

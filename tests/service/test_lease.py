@@ -7,6 +7,7 @@ from support.cluster import Database
 from support.waiting import until
 
 from judgify_engine.config import Config
+from judgify_engine.errors import DatabaseUnavailable
 from judgify_engine.store.lease import ALERT_LOCKS, SCALING_LOCKS, Lease
 from judgify_engine.store.pool import Database as Pools
 
@@ -56,3 +57,9 @@ async def test_standing_by_makes_no_sessions(pools: Pools, database: Database) -
         await connection.execute("SELECT pg_stat_force_next_flush()")
         assert await connection.fetchval(SESSIONS) - before < 5
     first.let_go()
+
+
+async def test_whatever_postgresql_refuses_is_told_as_unavailable(pools: Pools) -> None:
+    """Its owner tries again then; any other error would end the process."""
+    with pytest.raises(DatabaseUnavailable):
+        await Lease(pools, ALERT_LOCKS, "no\0text", "of a name that is none").take()

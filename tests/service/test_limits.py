@@ -4,27 +4,20 @@ import asyncio
 from typing import Any, NamedTuple
 
 import pytest
-from support.client import Client
+from support.client import Client, new_tenant
 from support.engine import Engine
 from support.waiting import until
 
+from judgify_engine.config import Config
 from judgify_engine.core.alert_rules import MAX_RULES
 from judgify_engine.core.alert_sinks import MAX_SINKS
 from judgify_engine.core.dashboards import MAX_DASHBOARDS
 from judgify_engine.store.alert_rules import MAX_SILENCES
+from judgify_engine.store.limits import LIMIT_LOCKS, one_writer
+from judgify_engine.store.pool import Database as Pools
 
 AT_ONCE = 20
-HELD = 4711
-# A row of the tenant waits for us, after its statement has counted the others.
-HOLD = """
-CREATE FUNCTION held_{table}() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN PERFORM pg_advisory_xact_lock_shared({held}); RETURN NEW; END $$;
-CREATE TRIGGER a_held BEFORE INSERT ON {table} FOR EACH ROW WHEN (NEW.tenant_id = '{tenant}') EXECUTE FUNCTION held_{table}();
-"""
-LET_GO = "DROP TRIGGER a_held ON {table}; DROP FUNCTION held_{table}()"
-WAITING = """
-SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted AND datname = current_database()
-"""
+WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = $1 AND NOT granted"
 
 
 class Limited(NamedTuple):
@@ -69,17 +62,22 @@ async def test_of_many_at_once_no_more_are_stored_than_a_tenant_may_have(tenant:
     def put(name: str) -> Any:
         return tenant.call("PUT", f"/api/v1/{what.path}/{name}", body=what.body)
 
-    await database.do(HOLD.format(table=what.table, held=HELD, tenant=tenant.tenant_id))
-    holding = await database.connect()
+    elsewhere = Pools(database.dsn, Config())
+    await elsewhere.open()
     try:
-        async with holding.transaction():
-            await holding.execute("SELECT pg_advisory_xact_lock($1)", HELD)
+        async with one_writer(elsewhere, what.table, tenant.tenant_id) as connection:
             puts = [asyncio.create_task(put(f"new-{n}")) for n in range(AT_ONCE)]
-            await until(lambda: _several_wait(holding), "several of them wait", 4)
+            await until(lambda: _wait(connection), "they wait for who writes in another process", 4)
+            async with new_tenant(tenant.url, database) as other:
+                assert (await other.get("/api/v1/workflows/check")).status == 200, "nobody else waits with them"
+            await connection.execute(
+                f"INSERT INTO {what.table} (tenant_id, {what.field}, {what.columns}) SELECT $1, 'first', {what.values}",
+                tenant.tenant_id,
+            )
         answers = await asyncio.gather(*puts)
     finally:
-        await holding.close()
-        await database.do(LET_GO.format(table=what.table))
+        await elsewhere.close()
+    free -= 1
     assert sorted(answer.status for answer in answers) == [201] * free + [422] * (AT_ONCE - free)
     refused = next(answer for answer in answers if answer.status == 422).problem(422, "invalid_field")
     assert (refused["field"], refused["limit"]) == (what.field, what.limit)
@@ -88,5 +86,5 @@ async def test_of_many_at_once_no_more_are_stored_than_a_tenant_may_have(tenant:
     assert (await put(stored)).status == 200, "one that is there can be changed"
 
 
-async def _several_wait(holding: Any) -> bool:
-    return bool(await holding.fetchval(WAITING) > 2)
+async def _wait(connection: Any) -> bool:
+    return bool(await connection.fetchval(WAITING, LIMIT_LOCKS))

@@ -33,6 +33,12 @@ def test_what_others_have_does_not_count() -> None:
         assert seen.add(came(MANY_RESULTS // 2, f"t{number}", first=number * 1000)) == []
 
 
+def test_many_workflows_with_the_same_few_results_are_not_many_results() -> None:
+    seen = Variety()
+    of_many = [("acme", f"w{one}", HOUR_S, result) for one in range(MANY_RESULTS) for result in ("ok", "inspect")]
+    assert seen.add(of_many) == []
+
+
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(variety, "REMEMBERED", 3)
     seen = Variety()

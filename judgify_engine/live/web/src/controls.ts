@@ -40,7 +40,13 @@ export class Controls {
     if (value !== other) return this.handlers.ask({ workflowId: value || null });
     this.workflow.value = this.handlers.asked().workflowId ?? "";
     const workflowId = await this.handlers.askWorkflow();
-    if (workflowId !== null) this.handlers.ask({ workflowId });
+    if (workflowId === null) return;
+    // The list has the focus again, so nobody else makes it anew.
+    if (![...this.workflow.options].some((one) => one.value === workflowId)) {
+      this.workflow.lastElementChild!.before(el("option", { value: workflowId }, workflowId));
+    }
+    this.workflow.value = workflowId;
+    this.handlers.ask({ workflowId });
   }
 
   /** One time frame earlier or later; live where that is not past. */

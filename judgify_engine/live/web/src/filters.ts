@@ -72,7 +72,7 @@ export class Filters {
     this.root.append(el("p", { class: "buttons" }, el("button", { type: "submit" }, t("records.apply")), clear));
     this.root.addEventListener("submit", (event) => {
       event.preventDefault();
-      apply(this.read());
+      if (this.isWritten()) apply(this.read());
     });
   }
 
@@ -83,6 +83,15 @@ export class Filters {
       else field.value = value === null ? "" : times.has(name) ? localTime(value) : value;
     }
     if (rarer.some((name) => query.has(name))) this.more.open = true;
+  }
+
+  /** What is half a time or no number is shown as such: it has no value, so that the list would be without the filter. */
+  private isWritten(): boolean {
+    const half = [...this.fields].find(([, field]) => field.validity.badInput);
+    if (half === undefined) return true;
+    if (this.more.contains(half[1])) this.more.open = true;
+    half[1].reportValidity();
+    return false;
   }
 
   private read(): URLSearchParams {
