@@ -79,6 +79,7 @@ class Database:
         self._queries: asyncpg.Pool[Any] | None = None
         self._reads: asyncpg.Pool[Any] | None = None
         self._trouble = asyncio.Event()
+        self._giving_back: set[asyncio.Future[None]] = set()
 
     async def connect(self) -> "asyncpg.Connection[Any]":
         """A connection of its own, outside the pools, for long-lived or administrative work. The caller closes it."""
@@ -197,8 +198,11 @@ class Database:
             raise DatabaseUnavailable("PostgreSQL is away") from error
 
     async def _release(self, pool: "asyncpg.Pool[Any]", connection: Any) -> None:
-        with contextlib.suppress(*AWAY):
-            await pool.release(connection, timeout=RELEASE_S)
+        # A task of ours: asyncpg goes on where who gives it back is cancelled, and nobody would hear how that ends.
+        giving_back = asyncio.ensure_future(_give_back(pool, connection))
+        self._giving_back.add(giving_back)
+        giving_back.add_done_callback(self._giving_back.discard)
+        await asyncio.shield(giving_back)
 
     def trouble(self, error: BaseException) -> None:
         """Note that PostgreSQL seems to be away; `watch` finds out when it is back."""
@@ -239,3 +243,8 @@ class Database:
 
     def _mark(self, available: bool) -> None:
         self.available, self.since_s = available, time.monotonic()
+
+
+async def _give_back(pool: "asyncpg.Pool[Any]", connection: Any) -> None:
+    with contextlib.suppress(*AWAY):
+        await pool.release(connection, timeout=RELEASE_S)

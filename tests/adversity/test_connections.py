@@ -1,8 +1,10 @@
 """Connections to PostgreSQL that are cut, stalled or refused: every answer stays true, and the engine recovers by itself."""
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -13,6 +15,9 @@ from support.ports import free_port
 from support.proxy import Proxy
 from support.rollups import check_rollups
 from support.waiting import until
+
+from judgify_engine.config import Config
+from judgify_engine.store.pool import Database as Pools
 
 WORKFLOW = "test-workflow-0"
 IMPATIENT = {"JUDGIFY_HTTP_REQUEST_TIMEOUT_S": "3"}
@@ -277,3 +282,33 @@ async def test_read_only_server(database: Database, start_engine: Callable[..., 
     await load.check(database)
     await check_rollups(database)
     assert await asyncio.to_thread(engine.terminate) == 0
+
+
+async def test_a_return_that_fails_is_heard_of_also_when_who_gave_it_back_has_gone(database: Database, proxy: Proxy) -> None:
+    """As at a stop while PostgreSQL hangs: else asyncio complains of an error that nobody heard, at some later time."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+    pools = Pools(through(proxy, database), Config())
+    await pools.open()
+
+    async def ask() -> None:
+        async with pools.query() as connection:
+            await connection.execute("SELECT pg_sleep(60)")
+
+    asking = asyncio.create_task(ask())
+    other = await database.connect()
+    try:
+        sleeping = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND datname = current_database()"
+        await until(lambda: other.fetchval(sleeping), "it asks")
+    finally:
+        await other.close()
+    proxy.stall()
+    for _ in range(2):  # the first one has the connection given back
+        asking.cancel()
+        await asyncio.wait((asking,), timeout=0.1)
+    assert asking.cancelled()
+    await until(lambda: not pools._giving_back, "it was given up")
+    gc.collect()
+    assert complaints == []
+    proxy.cut_all()
+    await pools.close()

@@ -25,6 +25,8 @@ from judgify_engine.store import quarantine, upkeep
 from judgify_engine.store.migrate import migrate
 from judgify_engine.store.pool import Database as Pools
 
+from .test_partitions import connected
+
 PATH = "/api/v1/quarantine"
 WORKFLOW = "test-workflow-0"
 BAD = b'{"workflow_id": "check", "input_data": 5}'
@@ -357,16 +359,12 @@ async def test_refusals_while_the_table_is_locked_do_not_wait(database: Database
     engine = start_engine(database)
     async with Client(engine.url, "test-token") as client:
         await client.judge(70, WORKFLOW)
-        blocker = await database.connect()
-        transaction = blocker.transaction()
-        await transaction.start()
-        await blocker.execute("LOCK TABLE judgment_quarantine IN ACCESS EXCLUSIVE MODE")
-        async with asyncio.timeout(10):
+        async with connected(database) as blocker, blocker.transaction():
+            await blocker.execute("LOCK TABLE judgment_quarantine IN ACCESS EXCLUSIVE MODE")
             for _ in range(300):
-                await refuse(client, BAD)
-                await client.judge(70, WORKFLOW)
-        await transaction.rollback()
-        await blocker.close()
+                async with asyncio.timeout(10):  # the table is locked for longer
+                    await refuse(client, BAD)
+                    await client.judge(70, WORKFLOW)
 
         async def counted() -> bool:
             return int(await database.value("SELECT coalesce(sum(repeated), 0) FROM judgment_quarantine")) == 300

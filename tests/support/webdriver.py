@@ -1,12 +1,18 @@
 """The browser of the tests: `bench/chromium.py`, and ways to look at the page."""
 
 import base64
+import re
 from pathlib import Path
 from typing import Any
 
 from bench.chromium import Chromium, missing
 
-__all__ = ["Browser", "missing"]
+__all__ = ["UNREACHED", "Browser", "missing"]
+
+UNREACHED = re.compile(
+    r"WebSocket connection to|net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|SOCKET_NOT_CONNECTED)"
+)
+"""What the browser itself says of each attempt that found no server, or was cut off with it."""
 
 
 class Browser(Chromium):
