@@ -12,6 +12,7 @@ from support.alertmanager import PROGRAM, Alertmanager
 from support.client import Client, new_tenant
 from support.cluster import Cluster, Database
 from support.engine import Engine
+from support.own_engine import own_engine
 from support.receiver import Receiver, receiver
 from support.waiting import until
 
@@ -53,14 +54,8 @@ def start_alertmanager(tmp_path: Path, hearing: Receiver) -> Iterator[Callable[.
 
 @pytest.fixture(scope="module")
 def alerting(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    database = cluster.make()
-    engine = Engine(tmp_path_factory.mktemp("alerting"), database, settings=SETTINGS)
-    try:
-        yield engine.start()
-        assert engine.terminate() == 0
-    finally:
-        engine.end()
-        database.drop()
+    with own_engine(cluster, tmp_path_factory.mktemp("alerting"), SETTINGS) as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from support.client import Client, new_tenant
 from support.cluster import Cluster, Database
 from support.dashboards import Dashboard, watch
 from support.engine import Engine
+from support.own_engine import own_engine
 from support.receiver import Receiver, receiver
 from support.waiting import until
 
@@ -51,14 +52,8 @@ INSERT = (
 @pytest.fixture(scope="module")
 def alerting(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """An engine that evaluates often."""
-    database = cluster.make()
-    engine = Engine(tmp_path_factory.mktemp("alerting"), database, settings=QUICK)
-    try:
-        yield engine.start()
-        assert engine.terminate() == 0
-    finally:
-        engine.end()
-        database.drop()
+    with own_engine(cluster, tmp_path_factory.mktemp("alerting"), QUICK) as engine:
+        yield engine
 
 
 @pytest.fixture
